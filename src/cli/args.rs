@@ -1,0 +1,276 @@
+//! The command line as written.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::log::LevelFilter;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::raw::{self, Overrides};
+use crate::config::{Lines, LogFormat};
+
+/// Help begins with what can be pasted. It stands in a template, since only there clap leaves
+/// long lines whole; what is in braces and no tag of clap's is left as it is.
+macro_rules! help_template {
+    () => {
+        "\
+procsig run --jobs hosts.txt -o pings.jsonl -j 8 --timeout 5s -- ping -c1 {}
+procsig run --jobs urls.txt --every 30s -o checks.jsonl -- curl -fsS -o /dev/null \
+-w '%{http_code}' {}
+
+{about-with-newline}
+{usage-heading} {usage}
+
+{all-args}{after-help}"
+    };
+}
+
+/// Runs a command for each job of a list, many at a time, and appends each result to a file:
+/// once, also when it is stopped or killed and started again
+#[derive(Debug, Parser)]
+#[command(name = "procsig", version, max_term_width = 100, help_template = help_template!())]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Runs a pipeline: from a configuration file, or from options and a command
+    #[command(help_template = help_template!())]
+    #[command(override_usage = "procsig run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]")]
+    Run(Box<RunArguments>),
+    /// Says whether a configuration file is valid, and if not, what is wrong with it
+    Check {
+        /// The configuration file
+        #[arg(value_name = "CONFIG.toml")]
+        config: PathBuf,
+    },
+    /// Prints a commented example of a configuration file
+    Init,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// The configuration file; each option overrides its key
+    #[arg(value_name = "CONFIG.toml")]
+    pub(super) config: Option<PathBuf>,
+
+    /// The list, one job a line; "-" is standard input, which is the default when it is not a
+    /// terminal
+    #[arg(long, value_name = "FILE", help_heading = "Jobs")]
+    jobs: Option<PathBuf>,
+
+    /// Run the list again at this interval, such as 30s; without it the run ends with the list
+    #[arg(long, value_name = "DURATION", value_parser = raw::positive_duration)]
+    #[arg(help_heading = "Jobs")]
+    every: Option<Duration>,
+
+    /// Forget the kept jobs and begin the list anew; without it, go on where the last run
+    /// stopped
+    #[arg(long, help_heading = "Jobs")]
+    fresh: bool,
+
+    /// Append the results to this file [default: results.jsonl]
+    #[arg(short, long, value_name = "FILE", help_heading = "Results")]
+    output: Option<PathBuf>,
+
+    /// Keep what must survive a crash in this file [default: .NAME.spool beside the output NAME]
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    spool: Option<PathBuf>,
+
+    /// Worker processes [default: 2]
+    #[arg(short = 'P', long, value_name = "N", help_heading = "Workers")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    processes: Option<u16>,
+
+    /// Threads in each worker process, each with one job at a time [default: 4]
+    #[arg(short = 'j', long, value_name = "N", help_heading = "Workers")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: Option<u16>,
+
+    /// A job that takes longer has failed [default: no limit]
+    #[arg(long, value_name = "DURATION", value_parser = raw::positive_duration)]
+    #[arg(help_heading = "Workers")]
+    timeout: Option<Duration>,
+
+    /// A job that failed this often has failed for good [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    attempts: Option<u32>,
+
+    /// How long a stop may take, from the first signal to the exit [default: 8s]
+    #[arg(help_heading = "Stop")]
+    #[arg(long, value_name = "DURATION", value_parser = raw::positive_duration)]
+    deadline: Option<Duration>,
+
+    /// Log more: debug, and with -vv trace
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(help_heading = "Log")]
+    verbose: u8,
+
+    /// Log less: warnings and errors, and with -qq errors only
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Log")]
+    quiet: u8,
+
+    /// How a line of the log looks [default: text]
+    #[arg(long, value_name = "FORMAT", hide_default_value = true, help_heading = "Log")]
+    log_format: Option<LogFormatArgument>,
+
+    /// Append the log to this file [default: standard error]
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    log_file: Option<PathBuf>,
+
+    /// Accepted for scripts; nothing that a run writes is coloured
+    #[arg(long = "color", value_name = "WHEN", default_value = "auto", help_heading = "Log")]
+    _color: ColorArgument,
+
+    /// The command, started directly and never through a shell; each {} in it is replaced by the
+    /// job, with no {} the job is the last argument
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArgument {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ColorArgument {
+    Auto,
+    Always,
+    Never,
+}
+
+impl RunArguments {
+    /// The options as what they override.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            jobs: self.jobs.clone().map(|path| match path.as_os_str() == "-" {
+                true => Lines::Stdin,
+                false => Lines::File(path),
+            }),
+            every: self.every,
+            output: self.output.clone(),
+            processes: self.processes,
+            threads: self.threads,
+            timeout: self.timeout,
+            attempts: self.attempts,
+            deadline: self.deadline,
+            spool: self.spool.clone(),
+            fresh: self.fresh,
+            log_level: match (self.verbose, self.quiet) {
+                (0, 0) => None,
+                (0, 1) => Some(LevelFilter::Warn),
+                (0, _) => Some(LevelFilter::Error),
+                (1, _) => Some(LevelFilter::Debug),
+                (_, _) => Some(LevelFilter::Trace),
+            },
+            log_format: self.log_format.map(|format| match format {
+                LogFormatArgument::Text => LogFormat::Text,
+                LogFormatArgument::Json => LogFormat::Json,
+            }),
+            log_file: self.log_file.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_arguments(line: &[&str]) -> RunArguments {
+        let words = ["procsig", "run"].iter().chain(line);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(arguments) => *arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_begins_with_two_lines_to_paste_and_leaves_them_whole() {
+        for words in [&["procsig", "--help"][..], &["procsig", "run", "--help"], &["procsig"]] {
+            let help = Cli::try_parse_from(words).unwrap_err().to_string();
+            let mut lines = help.lines();
+            assert_eq!(
+                lines.next(),
+                Some(
+                    "procsig run --jobs hosts.txt -o pings.jsonl -j 8 --timeout 5s -- ping -c1 {}"
+                )
+            );
+            assert_eq!(
+                lines.next(),
+                Some(
+                    "procsig run --jobs urls.txt --every 30s -o checks.jsonl -- curl -fsS \
+                     -o /dev/null -w '%{http_code}' {}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn the_lines_to_paste_are_understood() {
+        let arguments = run_arguments(&[
+            "--jobs",
+            "hosts.txt",
+            "-o",
+            "pings.jsonl",
+            "-j",
+            "8",
+            "--timeout",
+            "5s",
+            "--",
+            "ping",
+            "-c1",
+            "{}",
+        ]);
+        assert_eq!(arguments.command, ["ping", "-c1", "{}"]);
+        let overrides = arguments.overrides();
+        assert_eq!(overrides.jobs, Some(Lines::File("hosts.txt".into())));
+        assert_eq!(overrides.output, Some("pings.jsonl".into()));
+        assert_eq!(overrides.threads, Some(8));
+        assert_eq!(overrides.timeout, Some(Duration::from_secs(5)));
+        assert_eq!(overrides.log_level, None);
+        assert!(!overrides.fresh);
+    }
+
+    #[test]
+    fn a_dash_is_standard_input_and_verbosity_counts() {
+        let overrides = run_arguments(&["-vv", "--jobs", "-", "--fresh"]).overrides();
+        assert_eq!(overrides.jobs, Some(Lines::Stdin));
+        assert_eq!(overrides.log_level, Some(LevelFilter::Trace));
+        assert!(overrides.fresh);
+        let level = |option| run_arguments(&[option]).overrides().log_level;
+        assert_eq!(level("-v"), Some(LevelFilter::Debug));
+        assert_eq!(level("-q"), Some(LevelFilter::Warn));
+        assert_eq!(level("-qqq"), Some(LevelFilter::Error));
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [
+            &["run", "-P", "0"][..],
+            &["run", "-P", "10001"],
+            &["run", "-j", "1025"],
+            &["run", "--attempts", "0"],
+            &["run", "--timeout", "5"],
+            &["run", "--deadline", "0s"],
+            &["run", "--color", "sometimes"],
+            &["run", "-v", "-q"],
+            &["run", "c.toml", "d.toml"],
+            &["check"],
+            &["status"],
+        ] {
+            let error = Cli::try_parse_from(["procsig"].iter().chain(line)).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a pipeline is told: the resolved settings, each with its unit and its limits.
+//!
+//! The settings as they are written in a file ([`raw`]) and as the program uses them (here) are
+//! separate types: nothing below needs to be checked, defaulted or converted again.
+
+pub(crate) mod raw;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that is not a function: what to run, where to write, when to give up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of the pipeline; part of its fingerprint, and what the log calls it.
+    pub name: String,
+    /// The list of jobs, if the pipeline has one; without it all workers are producers.
+    pub jobs: Option<Jobs>,
+    /// The kinds of workers, in the order in which they were declared. At least one.
+    pub workers: Vec<Worker>,
+    /// When the buffer writes.
+    pub buffer: Buffer,
+    /// Where the results go.
+    pub output: Output,
+    /// How long a stop may take.
+    pub shutdown: Shutdown,
+    /// How often a child may die before the pipeline gives up.
+    pub restart: Restart,
+    /// Where what must survive a crash is kept.
+    pub spool: Spool,
+    /// What is logged, and where.
+    pub log: Log,
+    /// Forget the kept jobs and begin the list anew.
+    pub fresh: bool,
+}
+
+/// Where jobs come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jobs {
+    /// The list, one job a line; blank lines are skipped.
+    pub lines: Lines,
+    /// Run the list again at this interval; `None`: once, and the run ends with the list.
+    pub every: Option<Duration>,
+}
+
+/// A list of lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lines {
+    /// The lines of a file.
+    File(PathBuf),
+    /// The lines of standard input.
+    Stdin,
+}
+
+/// One kind of worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Name of the kind; process number `i` of it is called `name/i`. 1 to 64 bytes.
+    pub name: String,
+    /// What it does with a job.
+    pub run: Run,
+    /// Processes of this kind, 1 to 10,000.
+    pub processes: u16,
+    /// Threads in each process, each with one job at a time, 1 to 1,024.
+    pub threads: u16,
+    /// A job that takes longer has failed; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// Failures after which a job has failed for good, 1 or more.
+    pub attempts: u32,
+    /// Pause between a failure and the next attempt.
+    pub retry_delay: Duration,
+    /// Bytes kept of a command's standard output, and as many of its standard error.
+    pub max_output: u64,
+    /// Added to the environment of commands.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What a worker does with a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// Starts this command, directly and never through a shell. Each `{}` in an argument is
+    /// replaced by the job; with no `{}` the job is the last argument.
+    Command(Vec<String>),
+    /// Calls the Rust function that the program registered under this name.
+    Function(String),
+}
+
+/// When the buffer writes: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// This many records are waiting, 1 or more.
+    pub flush_records: u64,
+    /// This many bytes are waiting, 1 or more.
+    pub flush_bytes: u64,
+    /// The oldest waiting record is this old.
+    pub flush_after: Duration,
+}
+
+/// Where the results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The file that results are appended to.
+    pub file: PathBuf,
+    /// When what was written is forced to the disk. At stop it always is.
+    pub sync: SyncPolicy,
+}
+
+/// When written bytes are forced to the disk (fdatasync).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// After each flush.
+    Always,
+    /// At most once in this time.
+    Every(Duration),
+    /// Only at stop.
+    Never,
+}
+
+/// How long a stop may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// All of it, from the first signal to exit; what is left then is killed.
+    pub deadline: Duration,
+    /// The last part of the deadline, which workers can't use up. Less than the deadline.
+    pub flush_reserve: Duration,
+}
+
+/// How often a child may die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// More deaths than this `within` the window end the pipeline with exit code 1.
+    pub max: u32,
+    /// The window.
+    pub within: Duration,
+}
+
+/// The spool: the file that holds what must survive a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spool {
+    /// Its path; `None`: beside the output, `.NAME.spool` for an output file NAME.
+    pub file: Option<PathBuf>,
+    /// Bytes of a lane, one lane per worker process; `None`: 1 MiB, less with many workers.
+    pub lane: Option<u64>,
+    /// Jobs handed out at a time, 1 to 1,048,576.
+    pub jobs: u32,
+    /// Bytes of the longest job; a longer one has failed with that reason.
+    pub job_bytes: u32,
+}
+
+/// What is logged, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least urgent level that is written.
+    pub level: log::LevelFilter,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// A file to append to; `None`: standard error.
+    pub file: Option<PathBuf>,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `2026-01-31T22:39:19.123456Z INFO  buffer[465191] message`
+    Text,
+    /// One JSON object a line with `time`, `level`, `role`, `pid` and `message`.
+    Json,
+}
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer { flush_records: 1000, flush_bytes: 1 << 20, flush_after: Duration::from_secs(1) }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown { deadline: Duration::from_secs(8), flush_reserve: Duration::from_secs(2) }
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Restart {
+        Restart { max: 5, within: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Spool {
+        Spool { file: None, lane: None, jobs: 1024, job_bytes: 4096 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: log::LevelFilter::Info, format: LogFormat::Text, file: None }
+    }
+}
+
+impl Worker {
+    /// A worker of the given name with the defaults: 2 processes of 4 threads, one attempt.
+    pub fn new(name: impl Into<String>, run: Run) -> Worker {
+        Worker {
+            name: name.into(),
+            run,
+            processes: 2,
+            threads: 4,
+            timeout: None,
+            attempts: 1,
+            retry_delay: Duration::from_secs(1),
+            max_output: 64 << 10,
+            env: BTreeMap::new(),
+        }
+    }
+}
+
+impl Output {
+    /// An output file with the default policy: forced to the disk at most once a second.
+    pub fn new(file: impl Into<PathBuf>) -> Output {
+        Output { file: file.into(), sync: SyncPolicy::Every(Duration::from_secs(1)) }
+    }
+}

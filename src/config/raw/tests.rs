@@ -1,0 +1,307 @@
+//! A file or a command line in, a configuration or its mistakes out.
+
+use super::*;
+use crate::config::{Run, SyncPolicy};
+use crate::error::ExitCode;
+
+/// A folder with a list of jobs and a configuration file.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new(text: &str) -> Files {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("hosts.txt"), "a\nb\n").unwrap();
+        std::fs::write(folder.path().join("pings.toml"), text).unwrap();
+        Files(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn load_with(&self, overrides: &Overrides) -> Result<Loaded, Error> {
+        load(&self.path("pings.toml"), overrides)
+    }
+
+    /// The mistakes without the folder, one a line.
+    fn mistakes(&self) -> Vec<String> {
+        let error = self.load_with(&Overrides::default()).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Config);
+        let folder = format!("{}/", self.0.path().display());
+        error.to_string().replace(&folder, "").lines().map(str::to_owned).collect()
+    }
+}
+
+fn load_text(text: &str) -> Config {
+    Files::new(text).load_with(&Overrides::default()).unwrap().config
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    Files::new(text).mistakes()
+}
+
+fn only_mistake(text: &str) -> String {
+    let mistakes = mistakes(text);
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    mistakes.into_iter().next().unwrap()
+}
+
+const WORKER: &str = "[workers.ping]\ncommand = [\"ping\", \"{}\"]\n";
+
+/// Every key of the interface, except for the two that exclude `command`.
+const COMPLETE: &str = r#"
+name = "pings"
+[jobs]
+lines = "hosts.txt"
+every = "30s"
+[workers.ping]
+command = ["ping", "-c1", "{}"]
+processes = 3
+threads = 8
+timeout = "5s"
+attempts = 3
+retry_delay = "2s"
+max_output = "32KiB"
+env = { LANG = "C" }
+[buffer]
+flush_records = 500
+flush_bytes = "2MiB"
+flush_after = "1m 30s"
+[output]
+file = "pings.jsonl"
+sync = "never"
+rotate_bytes = "100MiB"
+rotate_every = "1day"
+keep = 10
+compress = "zstd"
+[dead_letters]
+file = "pings.dead.jsonl"
+[shutdown]
+deadline = "9s"
+flush_reserve = "3s"
+[restart]
+max = 6
+within = "31s"
+[spool]
+file = ".pings.jsonl.spool"
+lane = "100KiB"
+jobs = 2048
+job_bytes = 8192
+[log]
+level = "debug"
+format = "json"
+file = "pings.log"
+"#;
+
+#[test]
+fn every_key_of_the_interface_is_understood() {
+    let files = Files::new(COMPLETE);
+    let Loaded { config, warnings, jobs_by_default } =
+        files.load_with(&Overrides::default()).unwrap();
+    assert!(!jobs_by_default);
+    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+    assert!(warnings[0].starts_with("output.rotate_bytes has no effect yet in this version"));
+    assert_eq!(config.name, "pings");
+    let jobs = config.jobs.unwrap();
+    assert_eq!(jobs.lines, Lines::File(files.path("hosts.txt")));
+    assert_eq!(jobs.every, Some(Duration::from_secs(30)));
+    let worker = &config.workers[0];
+    assert_eq!(worker.name, "ping");
+    assert_eq!(worker.run, Run::Command(vec!["ping".into(), "-c1".into(), "{}".into()]));
+    assert_eq!((worker.processes, worker.threads, worker.attempts), (3, 8, 3));
+    assert_eq!(worker.timeout, Some(Duration::from_secs(5)));
+    assert_eq!(worker.retry_delay, Duration::from_secs(2));
+    assert_eq!(worker.max_output, 32 << 10);
+    assert_eq!(worker.env["LANG"], "C");
+    assert_eq!((config.buffer.flush_records, config.buffer.flush_bytes), (500, 2 << 20));
+    assert_eq!(config.buffer.flush_after, Duration::from_secs(90));
+    assert_eq!(config.output.file, files.path("pings.jsonl"));
+    assert_eq!(config.output.sync, SyncPolicy::Never);
+    assert_eq!(config.shutdown.deadline, Duration::from_secs(9));
+    assert_eq!(config.shutdown.flush_reserve, Duration::from_secs(3));
+    assert_eq!((config.restart.max, config.restart.within), (6, Duration::from_secs(31)));
+    assert_eq!(config.spool.file, Some(files.path(".pings.jsonl.spool")));
+    assert_eq!(config.spool.lane, Some(128 << 10));
+    assert_eq!((config.spool.jobs, config.spool.job_bytes), (2048, 8192));
+    assert_eq!(config.log.level, ::log::LevelFilter::Debug);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.file, Some(files.path("pings.log")));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let files = Files::new(WORKER);
+    let loaded = files.load_with(&Overrides::default()).unwrap();
+    assert!(loaded.jobs_by_default);
+    assert!(loaded.warnings.is_empty());
+    let config = loaded.config;
+    assert_eq!(config.name, "pings");
+    assert_eq!(config.jobs.unwrap().lines, Lines::Stdin);
+    assert_eq!(config.output.file, files.path("results.jsonl"));
+    assert_eq!(config.output.sync, SyncPolicy::Every(Duration::from_secs(1)));
+    let run = config.workers[0].run.clone();
+    assert_eq!(config.workers, [super::super::Worker::new("ping", run)]);
+    assert_eq!(config.shutdown, super::super::Shutdown::default());
+    assert!(!config.fresh);
+}
+
+#[test]
+fn options_override_keys() {
+    let overrides = Overrides {
+        jobs: Some(Lines::Stdin),
+        every: Some(Duration::from_secs(1)),
+        output: Some("x.jsonl".into()),
+        processes: Some(7),
+        threads: Some(9),
+        timeout: Some(Duration::from_secs(2)),
+        attempts: Some(4),
+        deadline: Some(Duration::from_secs(4)),
+        spool: Some("x.spool".into()),
+        fresh: true,
+        log_level: Some(::log::LevelFilter::Error),
+        log_format: Some(LogFormat::Text),
+        log_file: Some("x.log".into()),
+    };
+    let loaded = Files::new(COMPLETE).load_with(&overrides).unwrap();
+    assert!(!loaded.jobs_by_default);
+    let config = loaded.config;
+    let jobs = config.jobs.unwrap();
+    assert_eq!((jobs.lines, jobs.every), (Lines::Stdin, overrides.every));
+    // Relative to the working directory, not to the file.
+    assert_eq!(Some(config.output.file), overrides.output);
+    assert_eq!((config.spool.file, config.log.file), (overrides.spool, overrides.log_file));
+    let worker = &config.workers[0];
+    assert_eq!((worker.processes, worker.threads, worker.attempts), (7, 9, 4));
+    assert_eq!(worker.timeout, overrides.timeout);
+    assert_eq!(config.shutdown.deadline, Duration::from_secs(4));
+    assert_eq!(config.shutdown.flush_reserve, Duration::from_secs(3));
+    assert!(config.fresh);
+    assert_eq!(config.log.level, ::log::LevelFilter::Error);
+    assert_eq!(config.log.format, LogFormat::Text);
+}
+
+#[test]
+fn the_quick_form_names_things_after_command_and_output() {
+    let overrides = Overrides { output: Some("out/pings.jsonl".into()), ..Overrides::default() };
+    let config = quick(vec!["/bin/ping".into(), "${X}".into()], &overrides).unwrap().config;
+    assert_eq!(config.name, "pings");
+    assert_eq!(config.workers[0].name, "ping");
+    // The shell had its turn: what is left is meant literally.
+    assert_eq!(config.workers[0].run, Run::Command(vec!["/bin/ping".into(), "${X}".into()]));
+    let config = quick(vec!["./check.sh".into()], &Overrides::default()).unwrap().config;
+    assert_eq!((config.name.as_str(), config.workers[0].name.as_str()), ("results", "check"));
+    for command in ["..", "/", &"x".repeat(300), "a\nb"] {
+        let worker = quick(vec![command.into()], &Overrides::default()).unwrap().config;
+        assert!(values::worker_name(&worker.workers[0].name).is_ok(), "{command:?}");
+    }
+    let error = quick(vec![String::new()], &Overrides::default()).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Usage);
+    let overrides =
+        Overrides { jobs: Some(Lines::File("/no/such".into())), ..Overrides::default() };
+    let error = quick(vec!["true".into()], &overrides).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Config);
+    assert!(error.to_string().starts_with("--jobs: the list of jobs /no/such can't be read"));
+}
+
+#[test]
+fn mistakes_are_told_together_in_the_order_of_the_file() {
+    let text = "[log]\nlevel = \"inof\"\n[spool]\njobs = 0\n[workers.ping]\n\
+                command = [\"ping\", \"${NO_SUCH_VARIABLE}\"]\nthreads = 2000\n\
+                timeout = \"5\"\n[jobs]\n  lines = \"none.txt\"\n";
+    let mistakes = mistakes(text);
+    let starts = [
+        "pings.toml:2:9: log.level: \"inof\" is not known: did you mean \"info\"?",
+        "pings.toml:4:8: spool.jobs: 0 is out of range: 1 to 1048576 is allowed",
+        "pings.toml:6:20: workers.ping.command: the variable NO_SUCH_VARIABLE is not set",
+        "pings.toml:7:11: workers.ping.threads: 2000 is out of range: 1 to 1024 is allowed",
+        "pings.toml:8:11: workers.ping.timeout: \"5\" is no duration, its unit is missing",
+        "pings.toml:10:11: jobs.lines: the list of jobs none.txt can't be read",
+    ];
+    assert_eq!(mistakes.len(), starts.len(), "{mistakes:#?}");
+    for (mistake, start) in mistakes.iter().zip(starts) {
+        assert!(mistake.starts_with(start), "{mistake}\nis not\n{start}");
+    }
+}
+
+#[test]
+fn mistakes_of_syntax_and_type_have_a_place_and_a_suggestion() {
+    for (text, expected) in [
+        ("[workers.ping]\nthread = 2", "2:1: unknown key \"thread\", did you mean \"threads\"?"),
+        ("[output]\nfoo = 2", "2:1: unknown key \"foo\". The keys here are file, sync,"),
+        ("[worker.x]", "1:2: unknown key \"worker\", did you mean \"workers\"?"),
+        ("name = 5", "1:8: invalid type: integer `5`, expected a string"),
+        ("[spool]\nlane = true", "2:8: invalid type: boolean `true`, expected a size such as"),
+        ("[spool]\njobs = \"1\"", "2:8: invalid type: string \"1\", expected a whole number"),
+        ("# ä\nname = \"ä\" x", "2:12: "),
+        ("name = \"a\"\nname = \"b\"", "2:1: duplicate key"),
+    ] {
+        let mistake = only_mistake(text);
+        let expected = format!("pings.toml:{expected}");
+        assert!(mistake.starts_with(&expected), "{mistake}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn a_worker_does_exactly_one_thing() {
+    let with = |lines: &str| only_mistake(&format!("[workers.ping]\n{lines}"));
+    assert!(with("").contains("does nothing with a job"));
+    assert!(with("command = []").contains("command is empty"));
+    assert!(with("function = \"ping\"").contains("knows no functions"));
+    assert!(with("coprocess = [\"x\"]").contains("not available in this version"));
+    let both = mistakes("[workers.ping]\ncommand = [\"x\"]\nfunction = \"f\"");
+    assert!(both[0].starts_with("pings.toml:1:10: workers.ping: only one of command"));
+    assert!(only_mistake("").starts_with("pings.toml: workers: no kind of worker"));
+    // In the order of the file, not of the names.
+    let mistake = only_mistake("[workers.z]\ncommand = [\"x\"]\n[workers.a]\ncommand = [\"x\"]");
+    assert!(mistake.starts_with("pings.toml:3:10: workers.a: only one kind of worker"));
+    assert!(with("command = [\"a\\u0000\"]").contains("NUL"));
+    assert!(only_mistake("[workers.\"a/b\"]\ncommand = [\"x\"]").contains("contains a '/'"));
+    assert!(with("command = [\"x\"]\nenv = { \"A=B\" = \"\" }").contains("'='"));
+}
+
+#[test]
+fn a_short_deadline_leaves_a_quarter_for_the_flush() {
+    let shutdown = |lines: &str| load_text(&format!("{WORKER}[shutdown]\n{lines}")).shutdown;
+    let milliseconds = Duration::from_millis;
+    assert_eq!(shutdown("deadline = \"2s\"").flush_reserve, milliseconds(500));
+    assert_eq!(shutdown("deadline = \"2001ms\"").flush_reserve, milliseconds(2000));
+    let reserve = "deadline = \"1s\"\nflush_reserve = \"999ms\"";
+    assert_eq!(shutdown(reserve).flush_reserve, milliseconds(999));
+    for lines in ["deadline = \"0s\"", "deadline = \"1s\"\nflush_reserve = \"1s\""] {
+        let mistake = only_mistake(&format!("{WORKER}[shutdown]\n{lines}"));
+        assert!(mistake.contains(": shutdown."), "{mistake}");
+    }
+}
+
+#[test]
+fn one_file_has_one_use() {
+    let files = Files::new(&format!(
+        "{WORKER}[jobs]\nlines = \"hosts.txt\"\n[output]\nfile = \"link\"\n[spool]\n\
+         file = \"./new\"\n[log]\nfile = \"${{NO_SUCH_VARIABLE:-new}}\""
+    ));
+    std::fs::hard_link(files.path("hosts.txt"), files.path("link")).unwrap();
+    let mistakes = files.mistakes();
+    assert_eq!(
+        mistakes,
+        [
+            "pings.toml:6:8: output.file: this is the same file as jobs.lines",
+            "pings.toml:10:8: log.file: this is the same file as spool.file",
+        ]
+    );
+    let null = "[jobs]\nlines = \"/dev/null\"\n[output]\nfile = \"/dev/null\"\n";
+    assert_eq!(load_text(&format!("{WORKER}{null}")).name, "pings");
+    let itself = only_mistake(&format!("{WORKER}[output]\nfile = \"pings.toml\""));
+    assert!(itself.ends_with("the same file as the configuration"), "{itself}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &Path| load(path, &Overrides::default()).unwrap_err().to_string();
+    let missing = folder.path().join("none.toml");
+    assert!(text(&missing).starts_with(&format!("{}: ", missing.display())));
+    assert!(text(folder.path()).contains("can't be read"));
+    let binary = folder.path().join("binary.toml");
+    std::fs::write(&binary, b"a = 1\nb\xff").unwrap();
+    assert!(text(&binary).contains("binary.toml:2:2: this is not valid UTF-8"));
+}

@@ -1,0 +1,148 @@
+//! The `[workers.NAME]` tables.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::super::{Run, Worker};
+use super::resolve::{Origin, Resolver};
+use super::values;
+use super::{RawConfig, RawWorker};
+
+impl Resolver<'_> {
+    /// The one kind of worker, with what the command line says about it.
+    pub(super) fn workers(&mut self, raw: &RawConfig) -> Option<Worker> {
+        let mut kinds: Vec<_> = raw.workers.iter().collect();
+        // The map sorts by name; the file's order is what its user thinks in.
+        kinds.sort_by_key(|(name, _)| name.span().start);
+        let Some((first, rest)) = kinds.split_first() else {
+            self.mistake(
+                &Origin::file("workers"),
+                "no kind of worker is declared: add a table [workers.NAME] with \
+                 command = [\"PROGRAM\", \"{}\"]",
+            );
+            return None;
+        };
+        for (name, _) in rest {
+            let message = format!(
+                "only one kind of worker can take the jobs, and workers.{} takes them: commands \
+                 always do, so declare one kind in each configuration",
+                first.0.get_ref()
+            );
+            self.mistake(&kind_origin(name), &message);
+        }
+        let mut workers: Vec<Option<Worker>> =
+            kinds.iter().map(|(name, raw)| self.worker(name, raw)).collect();
+        let mut worker = workers.swap_remove(0)?;
+        self.override_worker(&mut worker);
+        Some(worker)
+    }
+
+    /// Applies the options that are about the kind of worker that takes the jobs.
+    pub(super) fn override_worker(&self, worker: &mut Worker) {
+        let overrides = self.overrides;
+        worker.processes = overrides.processes.unwrap_or(worker.processes);
+        worker.threads = overrides.threads.unwrap_or(worker.threads);
+        worker.timeout = overrides.timeout.or(worker.timeout);
+        worker.attempts = overrides.attempts.unwrap_or(worker.attempts);
+    }
+
+    fn worker(&mut self, name: &Spanned<String>, raw: &RawWorker) -> Option<Worker> {
+        if let Err(message) = values::worker_name(name.get_ref()) {
+            self.mistake(&kind_origin(name), &message);
+        }
+        let key = |key: &str| format!("workers.{}.{key}", name.get_ref());
+        let run = self.run(name, raw);
+        let mut worker = Worker::new(name.get_ref(), Run::Command(Vec::new()));
+        if let Some(processes) = self.number(&key("processes"), &raw.processes, 1..=10_000) {
+            worker.processes = processes;
+        }
+        if let Some(threads) = self.number(&key("threads"), &raw.threads, 1..=1_024) {
+            worker.threads = threads;
+        }
+        worker.timeout = self.parsed(&key("timeout"), &raw.timeout, |text| {
+            values::positive_duration(text)
+                .map_err(|message| format!("{message}; without the key there is no limit"))
+        });
+        let attempts = 1..=i64::from(u32::MAX);
+        if let Some(attempts) = self.number(&key("attempts"), &raw.attempts, attempts) {
+            worker.attempts = attempts;
+        }
+        if let Some(delay) = self.parsed(&key("retry_delay"), &raw.retry_delay, values::duration) {
+            worker.retry_delay = delay;
+        }
+        if let Some(bytes) = self.size(&key("max_output"), &raw.max_output, 1 << 10..=1 << 30) {
+            worker.max_output = bytes;
+        }
+        worker.env = self.env(name.get_ref(), &raw.env);
+        worker.run = run?;
+        Some(worker)
+    }
+
+    /// What the worker does with a job: one of three keys says it.
+    fn run(&mut self, name: &Spanned<String>, raw: &RawWorker) -> Option<Run> {
+        let given = [raw.command.is_some(), raw.function.is_some(), raw.coprocess.is_some()];
+        match given.iter().filter(|given| **given).count() {
+            1 => {}
+            0 => {
+                let message = "it does nothing with a job: add command = [\"PROGRAM\", \"{}\"]";
+                self.mistake(&kind_origin(name), message);
+            }
+            _ => {
+                let message = "only one of command, function and coprocess is allowed";
+                self.mistake(&kind_origin(name), message);
+            }
+        }
+        let key = |key: &str| format!("workers.{}.{key}", name.get_ref());
+        if let Some(function) = &raw.function {
+            let message = format!(
+                "procsig itself knows no functions: {:?} has to be registered by a program of \
+                 your own, with Pipeline of the procsig library",
+                function.get_ref()
+            );
+            self.mistake(&Origin::key(&key("function"), function.span()), &message);
+        }
+        if let Some(coprocess) = &raw.coprocess {
+            let message = "it is not available in this version: \
+                           use command, which starts the program once for each job";
+            self.mistake(&Origin::key(&key("coprocess"), coprocess.span()), message);
+        }
+        self.command(&key("command"), raw.command.as_ref()?).map(Run::Command)
+    }
+
+    fn command(&mut self, key: &str, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<String>> {
+        // All of them first: an early end would hide the mistakes in later arguments.
+        let command: Vec<Option<String>> =
+            raw.get_ref().iter().map(|argument| self.string(key, argument)).collect();
+        let command: Vec<String> = command.into_iter().collect::<Option<_>>()?;
+        if command.first().is_none_or(String::is_empty) {
+            let message = "the command is empty: its first element names the program";
+            self.mistake(&Origin::key(key, raw.span()), message);
+            return None;
+        }
+        Some(command)
+    }
+
+    fn env(
+        &mut self,
+        worker: &str,
+        raw: &BTreeMap<Spanned<String>, Spanned<String>>,
+    ) -> BTreeMap<String, String> {
+        let mut env = BTreeMap::new();
+        for (name, value) in raw {
+            let key = format!("workers.{worker}.env.{}", name.get_ref());
+            if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
+                let message = "the name of a variable can't be empty or contain '=' or NUL";
+                self.mistake(&Origin::key(&key, name.span()), message);
+            }
+            if let Some(value) = self.string(&key, value) {
+                env.insert(name.get_ref().clone(), value);
+            }
+        }
+        env
+    }
+}
+
+fn kind_origin(name: &Spanned<String>) -> Origin {
+    Origin::key(&format!("workers.{}", name.get_ref()), name.span())
+}

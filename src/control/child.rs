@@ -1,0 +1,129 @@
+//! What every child does before and after its own work.
+
+use crate::error::{Error, ExitCode};
+use crate::stop::Stop;
+use crate::sys::{clock, descriptor, process, signal};
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use nix::unistd::{Pid, getppid};
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+
+/// What main tells a child. The closing of the channel says the same.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Stop; what is not done until then (on the monotonic clock, in nanoseconds) is killed.
+    Stop { deadline: u64 },
+}
+
+/// What a child tells main.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// It is ready to work.
+    Ready,
+    /// It has no more to do, and is about to exit.
+    Finished,
+    /// It can't go on, and is about to exit. Starting it again would not help.
+    Failed { code: u8, message: String },
+}
+
+/// How a child's work has ended, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was told to stop.
+    Stopped,
+    /// It has no more to do.
+    Finished,
+}
+
+/// A child's ends of its two channels, and what it needs to know about main.
+pub(crate) struct Link {
+    pub orders: IpcReceiver<Order>,
+    pub reports: IpcSender<Report>,
+    /// Descriptors of main and of other children.
+    pub foreign: Vec<RawFd>,
+    pub main: Pid,
+    /// Soft limit of open descriptors as the user has set it.
+    pub descriptors: u64,
+}
+
+/// Becomes a child: nothing before this may take a lock or fail.
+///
+/// # Errors
+/// What the system says of dispositions and descriptors.
+pub(crate) fn become_child(link: &mut Link, name: &str, session: bool) -> std::io::Result<()> {
+    signal::become_child()?;
+    process::set_comm(name);
+    crate::log::set_role(name);
+    descriptor::close_foreign(std::mem::take(&mut link.foreign));
+    process::restore_descriptor_limit(link.descriptors);
+    if session {
+        nix::unistd::setsid()?;
+    }
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    Ok(())
+}
+
+/// Waits, in a small thread of its own, for the order to stop, and raises `stop` then.
+///
+/// When main is gone `orphaned` is called first, for what has to be waited for without it.
+pub(crate) fn listen(
+    orders: IpcReceiver<Order>,
+    main: Pid,
+    stop: Stop,
+    orphaned: impl FnOnce() + Send + 'static,
+) -> Result<(), Error> {
+    let alone = getppid() != main;
+    std::thread::Builder::new()
+        .name("stop".into())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            let order = if alone { None } else { orders.recv().ok() };
+            match order {
+                Some(Order::Stop { deadline }) => {
+                    let left = deadline.saturating_sub(clock::nanos(clock::now()));
+                    log::debug!("told to stop, {:.3} s left", left as f64 / 1e9);
+                }
+                // Dead, its end of the channel closed. Or dead before we had our descriptors in
+                // order, when somebody else may still hold that end.
+                None => {
+                    log::warn!("main is gone; stopping");
+                    orphaned();
+                }
+            }
+            stop.request();
+        })
+        .map(drop)
+        .map_err(Error::system("can't start the thread that waits for the stop"))
+}
+
+/// Reports how the work has ended, and says what to exit with.
+pub(crate) fn report(reports: &IpcSender<Report>, ended: Result<Outcome, Error>) -> i32 {
+    let (report, code) = match ended {
+        Ok(Outcome::Stopped) => return 0,
+        Ok(Outcome::Finished) => (Report::Finished, ExitCode::Success),
+        Err(error) => {
+            let code = error.exit_code();
+            let message = error.to_string();
+            log::error!("{message}");
+            match error {
+                // Another start finds the same file, the same list, the same configuration.
+                Error::File { .. } | Error::Config(_) | Error::Held(_) => {
+                    (Report::Failed { code: code.code(), message }, code)
+                }
+                // Another start may help.
+                Error::System { .. }
+                | Error::Failure(_)
+                | Error::Threaded { .. }
+                | Error::Usage(_) => return code.code().into(),
+            }
+        }
+    };
+    // If main is gone nobody needs to know.
+    let _sent = reports.send(report);
+    code.code().into()
+}
+
+/// Detaches from the input, which only the source reads.
+pub(crate) fn leave_stdin() -> Result<(), Error> {
+    descriptor::detach_stdin().map_err(Error::system("can't open /dev/null"))
+}

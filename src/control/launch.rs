@@ -1,0 +1,361 @@
+//! What each child does: the one place where control and flow meet.
+
+use super::child::{self, Link, Outcome};
+use super::lifecycle::Limits;
+use super::role::Child;
+use crate::config::{Config, Worker};
+use crate::error::Error;
+use crate::flow::balance::{self, Balance, Opening};
+use crate::flow::buffer::{self, Policy};
+use crate::flow::queue::jobs::Jobs;
+use crate::flow::queue::layout::ProcessState;
+use crate::flow::queue::position::ListPosition;
+use crate::flow::queue::settle::Orphan;
+use crate::flow::queue::spool::{Role, Spool};
+use crate::flow::prepare;
+use crate::flow::queue::{bell, processes};
+use crate::flow::sink::file::FileSink;
+use crate::flow::source;
+use crate::flow::worker::command::CommandRunner;
+use crate::flow::worker::{self, Produce, Settings, Work};
+use crate::stop::Stop;
+use crate::sys::atomic::Ordering;
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::RUN_VARIABLE;
+use crate::sys::{clock, proc_fs, process};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::cell::RefCell;
+use std::os::fd::{AsFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the workers of one kind do.
+pub(crate) enum Task {
+    /// They take jobs.
+    Jobs(Box<dyn Work>),
+    /// They start a command for each job.
+    Command,
+    /// They produce without jobs.
+    Produce(Box<dyn Produce>),
+}
+
+/// One kind of worker.
+pub(crate) struct Kind {
+    pub settings: Worker,
+    pub task: Task,
+}
+
+/// A pipeline that is ready to be run: files open and locked, nothing forked.
+pub(crate) struct Launch {
+    config: Config,
+    kinds: Vec<Kind>,
+    spool: Arc<Spool>,
+    sink: RefCell<FileSink>,
+    opening: Opening,
+    run_id: u64,
+}
+
+impl Launch {
+    /// Opens and locks what the pipeline needs, and puts the spool in order.
+    ///
+    /// # Errors
+    /// If a file can't be opened, is held by another daemon, or holds work of another pipeline.
+    pub(crate) fn prepare(config: Config, kinds: Vec<Kind>, run_id: u64) -> Result<Launch, Error> {
+        let (spool, sink) = prepare::prepare(&config, end_orphan)?;
+        if let Some(list) = &config.jobs {
+            source::check(&spool, list)?;
+        }
+        let opening = balance::open(&spool)?;
+        let (spool, sink) = (Arc::new(spool), RefCell::new(sink));
+        let launch = Launch { config, kinds, spool, sink, opening, run_id };
+        launch.sign();
+        Ok(launch)
+    }
+
+    /// Enters this run into the spool.
+    fn sign(&self) {
+        let run = self.spool.run();
+        let pid = std::process::id();
+        let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
+        let shutdown = self.config.shutdown;
+        for (word, value) in [
+            (&run.main_start, 0),
+            (&run.run_id, self.run_id),
+            (&run.boot_id, prepare::boot_id()),
+            (&run.main_pid, pid.into()),
+            (&run.started, clock::nanos(clock::wall())),
+            (&run.deadline, clock::nanos(shutdown.deadline)),
+            (&run.flush_reserve, clock::nanos(shutdown.flush_reserve)),
+            (&run.ended, 0),
+            (&run.main_start, start),
+        ] {
+            word.store(value, Ordering::Release);
+        }
+        for index in 0..self.spool.processes() {
+            processes::set_state(&self.spool, index, ProcessState::Absent);
+        }
+        self.spool.bells().jobs_idle.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            deadline: self.config.shutdown.deadline,
+            flush_reserve: self.config.shutdown.flush_reserve,
+            restart_max: self.config.restart.max,
+            restart_within: self.config.restart.within,
+        }
+    }
+
+    pub(crate) fn has_source(&self) -> bool {
+        self.config.jobs.is_some()
+    }
+
+    /// Does the run end with its list?
+    pub(crate) fn is_finite(&self) -> bool {
+        self.config.jobs.as_ref().is_some_and(|list| list.every.is_none())
+    }
+
+    pub(crate) fn workers(&self) -> u16 {
+        self.spool.layout.geometry.lanes as u16
+    }
+
+    /// The kind that the worker of this lane is of, and its number in that kind.
+    fn kind(&self, lane: u16) -> (&Kind, u16) {
+        let mut number = lane;
+        for kind in &self.kinds {
+            if number < kind.settings.processes {
+                return (kind, number);
+            }
+            number -= kind.settings.processes;
+        }
+        unreachable!("there are as many lanes as worker processes")
+    }
+
+    /// What log and `ps` call the child.
+    pub(crate) fn name(&self, child: Child) -> String {
+        match child {
+            Child::Source => "source".into(),
+            Child::Buffer => "buffer".into(),
+            Child::Worker(lane) => format!("worker {}", self.worker_name(lane)),
+        }
+    }
+
+    fn worker_name(&self, lane: u16) -> String {
+        let (kind, number) = self.kind(lane);
+        format!("{}/{number}", kind.settings.name)
+    }
+
+    /// What stands in the environment of everything that a job of this run starts.
+    pub(crate) fn marker(&self) -> String {
+        format!("{}={:016x}", RUN_VARIABLE, self.run_id)
+    }
+
+    /// Descriptors that are open for another role.
+    pub(crate) fn descriptors_foreign_to(&self, child: Child) -> Option<RawFd> {
+        (child != Child::Buffer).then(|| self.sink.borrow().descriptor())
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.spool.wake_all();
+    }
+
+    /// Notes that main kills the child: what it has in hand counts no death.
+    pub(crate) fn condemn(&self, child: Child) {
+        self.spool.process(slot(child)).condemned.store(1, Ordering::Release);
+    }
+
+    /// One line about how it stands.
+    pub(crate) fn status(&self) -> String {
+        match balance::close(&self.spool, &self.opening) {
+            Ok(balance) => balance.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Counts, and notes the end, when no process runs any more.
+    ///
+    /// # Errors
+    /// If the spool can't be read.
+    pub(crate) fn close(&self, in_order: bool) -> Result<Balance, Error> {
+        let balance = balance::close(&self.spool, &self.opening)?;
+        if in_order && balance.complete && balance.kept == 0 {
+            let (generation, position) = ListPosition::load(&self.spool);
+            let complete = ListPosition { complete: true, ..position };
+            complete.store(&self.spool, generation + 1);
+        }
+        Ok(balance)
+    }
+
+    /// Notes the exit code, and gives the room of an empty spool back.
+    pub(crate) fn end(&self, balance: &Balance, code: u8) {
+        let empty = balance.kept == 0 && Jobs(&self.spool).pending() == 0;
+        self.spool.end(code, empty);
+    }
+
+    /// The main function of a child.
+    pub(crate) fn run(&self, child: Child, mut link: Link) -> i32 {
+        let name = self.name(child);
+        let session = matches!(child, Child::Worker(_));
+        let began = child::become_child(&mut link, &name, session)
+            .map_err(Error::system("can't become a child"));
+        let index = slot(child);
+        let incarnation = processes::enter(&self.spool, index);
+        let Link { orders, reports, main, .. } = link;
+        let ready = || {
+            processes::set_state(&self.spool, index, ProcessState::Running);
+            // If main is gone, `listen` says so.
+            let _sent = reports.send(child::Report::Ready);
+        };
+        let ended = began.and_then(|()| match child {
+            Child::Source => self.run_source(orders, main, ready),
+            Child::Worker(lane) => self.run_worker(lane, incarnation, orders, main, ready),
+            Child::Buffer => self.run_buffer(orders, main, ready),
+        });
+        if ended.is_ok() {
+            processes::set_state(&self.spool, index, ProcessState::Ended);
+        }
+        child::report(&reports, ended)
+    }
+
+    fn run_source(
+        &self,
+        orders: Orders,
+        main: Pid,
+        ready: impl FnOnce(),
+    ) -> Result<Outcome, Error> {
+        let Some(list) = &self.config.jobs else { return Ok(Outcome::Finished) };
+        self.restrict(Role::Source)?;
+        let (interrupt, interrupter) =
+            std::io::pipe().map_err(Error::system("can't create a pipe"))?;
+        let spool = Arc::clone(&self.spool);
+        let stop = Stop::new(move || {
+            bell::ring(&spool.bells().source);
+            // Readable for good: whoever polls it sees the stop. It can't be full.
+            let _written = std::io::Write::write(&mut (&interrupter), b"!");
+        });
+        child::listen(orders, main, stop.clone(), || {})?;
+        let end = source::run(&self.spool, list, interrupt.as_fd(), &stop, ready)?;
+        log::info!("stopped");
+        Ok(match end {
+            source::End::Stopped => Outcome::Stopped,
+            source::End::Exhausted => Outcome::Finished,
+        })
+    }
+
+    fn run_worker(
+        &self,
+        lane: u16,
+        incarnation: u64,
+        orders: Orders,
+        main: Pid,
+        ready: impl FnOnce(),
+    ) -> Result<Outcome, Error> {
+        child::leave_stdin()?;
+        self.restrict(Role::Worker)?;
+        process::set_environment(RUN_VARIABLE, &format!("{:016x}", self.run_id));
+        let (kind, _) = self.kind(lane);
+        let settings = Settings {
+            name: self.worker_name(lane),
+            lane,
+            incarnation,
+            threads: kind.settings.threads,
+            attempts: kind.settings.attempts.into(),
+            retry_delay: kind.settings.retry_delay,
+            rounds: self.config.jobs.as_ref().is_some_and(|list| list.every.is_some()),
+        };
+        let spool = Arc::clone(&self.spool);
+        let stop = Stop::new(move || Jobs(&spool).wake_set(worker::sleepers(lane)));
+        child::listen(orders, main, stop.clone(), || {})?;
+        match &kind.task {
+            Task::Jobs(work) => {
+                worker::run_jobs(&self.spool, &**work, &settings, &stop, end_orphan, ready)?;
+            }
+            Task::Command => {
+                let run_id = format!("{:016x}", self.run_id);
+                let runner = CommandRunner::new(&kind.settings, &settings.name, &run_id)
+                    .map_err(|error| Error::Config(format!("{}: {error}", settings.name)))?;
+                worker::run_jobs(&self.spool, &runner, &settings, &stop, end_orphan, ready)?;
+            }
+            Task::Produce(produce) => {
+                worker::run_producer(&self.spool, &**produce, &settings, &stop, ready)?;
+            }
+        }
+        log::info!("stopped");
+        Ok(if stop.requested() { Outcome::Stopped } else { Outcome::Finished })
+    }
+
+    fn run_buffer(
+        &self,
+        orders: Orders,
+        main: Pid,
+        ready: impl FnOnce(),
+    ) -> Result<Outcome, Error> {
+        child::leave_stdin()?;
+        self.restrict(Role::Buffer)?;
+        let spool = Arc::clone(&self.spool);
+        let stop = Stop::new(move || bell::ring(&spool.bells().buffer));
+        let spool = Arc::clone(&self.spool);
+        // Without main nobody tells us when the last worker is gone; the kernel does.
+        child::listen(orders, main, stop.clone(), move || outlive_workers(&spool))?;
+        let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
+        let mut sink = self.sink.borrow_mut();
+        let written = buffer::run(&self.spool, &mut *sink, policy, &stop, ready)?;
+        log::info!("stopped: {written} records written");
+        Ok(Outcome::Stopped)
+    }
+
+    fn restrict(&self, role: Role) -> Result<(), Error> {
+        self.spool.restrict(role).map_err(Error::system("can't protect the spool"))
+    }
+}
+
+type Orders = ipc_channel::ipc::IpcReceiver<child::Order>;
+
+
+fn slot(child: Child) -> usize {
+    match child {
+        Child::Source => processes::SOURCE,
+        Child::Buffer => processes::BUFFER,
+        Child::Worker(lane) => processes::worker(lane.into()),
+    }
+}
+
+/// Ends the command that a dead worker had left running for a job that is to be run again.
+fn end_orphan(orphan: Orphan) {
+    // While a group has members its number is given to no new process. So a process of this
+    // number with another start time is another one; and if there is none, the group is ours.
+    let leader = proc_fs::stat(orphan.group);
+    if leader.is_none_or(|leader| leader.start_time == orphan.start) {
+        // Gone already, most of the time: main has ended the worker's session.
+        let _killed = process::send(Pid::from_raw(-orphan.group), Signal::SIGKILL);
+    }
+}
+
+/// After the death of main: waits until the last worker is gone; ends those that take too long,
+/// so that there is time left to flush.
+fn outlive_workers(spool: &Spool) {
+    let run = spool.run();
+    let deadline = Duration::from_nanos(run.deadline.load(Ordering::Relaxed));
+    let reserve = Duration::from_nanos(run.flush_reserve.load(Ordering::Relaxed));
+    let kill_at = clock::now().saturating_add(deadline.saturating_sub(reserve));
+    for lane in 0..spool.lanes() {
+        let index = processes::worker(lane);
+        let Some(pid) = processes::living(spool, index) else { continue };
+        let Ok(held) = PidFd::open(pid) else { continue };
+        // Still the same after we have got hold of it?
+        if processes::living(spool, index) != Some(pid) {
+            continue;
+        }
+        if !held.wait(Some(kill_at)).unwrap_or(false) {
+            log::warn!("worker of lane {lane} (pid {pid}) did not end in time; killing it");
+            for left in proc_fs::in_session(pid) {
+                // Its jobs stay in the spool.
+                let _killed = process::send(Pid::from_raw(left), Signal::SIGKILL);
+            }
+            let _killed = held.kill();
+            let _gone = held.wait(Some(clock::now() + Duration::from_secs(1)));
+        }
+    }
+}
+

@@ -1,0 +1,649 @@
+//! Every decision about the processes, as one pure function: no clock, no system call, no log.
+//!
+//! [`Lifecycle::step`] takes what has happened and what time it is, and says what is to be done.
+//! The shell around it ([`super::supervisor`]) does it and decides nothing.
+//!
+//! # Invariants
+//! - The buffer is told to stop only after the last worker has been reaped.
+//! - Nothing is killed before its time: the source one second after it was told to stop, workers
+//!   at `deadline - flush_reserve`, the buffer at `deadline`, or at a second and third signal; a
+//!   child that does not get ready, at its start-up limit.
+//! - Every stop ends by its deadline, and what can't even be killed is left behind one second
+//!   later.
+//! - Dead workers and sources are started again only while no stop is under way; a dead buffer is
+//!   started once more during a stop, to flush.
+
+use super::role::Child;
+use crate::error::ExitCode;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long the source may take to become quiet. Killing it is harmless: it has no job in hand.
+const QUIET_LIMIT: Duration = Duration::from_secs(1);
+/// How long a child may take from its start until it is ready.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// A signal sooner than this after the last one is the same request, delivered twice.
+const REPEAT_AFTER: Duration = Duration::from_millis(300);
+/// How often a stop under way says who is waited for.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Being later than this for one's own alarm means having been stopped oneself.
+const LATE: Duration = Duration::from_secs(1);
+/// How long a killed process may take to be gone before it is left behind.
+const ABANDON_AFTER: Duration = Duration::from_secs(1);
+/// The first pause before a dead child is started again; doubled with each further death.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// What the configuration says about time and deaths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Limits {
+    pub deadline: Duration,
+    pub flush_reserve: Duration,
+    pub restart_max: u32,
+    pub restart_within: Duration,
+}
+
+/// Something has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// SIGINT, SIGTERM or SIGQUIT, or SIGHUP of a terminal.
+    Signal,
+    /// The child is ready to work.
+    Ready(Child),
+    /// The child has nothing more to do and is about to exit: the list is done, or the producer
+    /// has produced all.
+    Finished(Child),
+    /// The child is about to exit because of this, and starting it again would not help.
+    Failed(Child, ExitCode),
+    /// The child could not be started.
+    NotStarted(Child),
+    /// The child has ended and has been reaped. Clean: it has exited with 0.
+    Reaped(Child, Ended),
+    /// Nothing but time has passed.
+    Time,
+}
+
+/// How a child has ended, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ended {
+    /// With exit code 0.
+    Clean,
+    /// With another exit code, or by a signal.
+    Crashed,
+}
+
+/// Something is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Fork it.
+    Start(Child),
+    /// Tell it to stop.
+    Stop(Child),
+    /// Send SIGCONT to all children, so that a stopped one hears what it is told.
+    ContinueAll,
+    /// Kill it with all it has started.
+    Kill(Child),
+    /// Say something.
+    Say(Notice),
+    /// Nothing is left to wait for: sweep, count, exit.
+    Finish,
+}
+
+/// Something worth saying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Notice {
+    StopRequested(Reason),
+    StoppingSource,
+    StoppingWorkers(usize),
+    StoppingBuffer,
+    /// Still waiting; the deadline is so far away.
+    Waiting { left: Duration },
+    /// The source did not become quiet.
+    KillingSource,
+    /// So many workers have not ended in their time.
+    KillingWorkers(usize),
+    /// The deadline, or a third signal.
+    KillingAll(usize),
+    /// A child has died; it is started again after a pause.
+    Restarting(Child, Duration),
+    /// It does not get ready.
+    StartTooSlow(Child),
+    /// Too many deaths.
+    GivingUp(Child),
+    /// These could not even be killed.
+    Abandoned(usize),
+}
+
+/// Why a stop was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    Signal,
+    /// All is done.
+    Finished,
+    /// A child failed for good, or died too often.
+    Failure,
+}
+
+/// What is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Anything that would be a reason to stop.
+    Running,
+    /// The source's end.
+    AwaitSource,
+    /// The last worker's end.
+    AwaitWorkers,
+    /// The buffer's end.
+    AwaitBuffer,
+    /// Nothing.
+    Done,
+}
+
+/// How it stands with one child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Status {
+    /// Forked, not ready yet.
+    Starting { since: Duration },
+    Running,
+    /// It has said that it has no more to do.
+    Finishing,
+    /// It has said that it can't go on.
+    Failing(ExitCode),
+    /// A SIGKILL is on its way.
+    Killed,
+    /// Dead, to be started again then.
+    Pausing { until: Duration },
+    /// Reaped, and not to be started again.
+    Gone,
+}
+
+impl Status {
+    /// Is there a process?
+    fn is_alive(self) -> bool {
+        match self {
+            Status::Starting { .. }
+            | Status::Running
+            | Status::Finishing
+            | Status::Failing(_)
+            | Status::Killed => true,
+            Status::Pausing { .. } | Status::Gone => false,
+        }
+    }
+}
+
+/// A stop under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Stopping {
+    /// Counted signals, and when the last one came.
+    signals: u8,
+    last_signal: Duration,
+    quiet_until: Duration,
+    kill_workers_at: Duration,
+    kill_all_at: Duration,
+    say_at: Duration,
+    /// The buffer may be started once more.
+    flush_restart: bool,
+}
+
+/// The whole state of control.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Lifecycle {
+    limits: Limits,
+    phase: Phase,
+    source: Status,
+    workers: Vec<Status>,
+    buffer: Status,
+    /// When children died, as far as it counts for the limit.
+    deaths: VecDeque<Duration>,
+    stopping: Option<Stopping>,
+    killed: bool,
+    failure: Option<ExitCode>,
+    /// What the present step says is to be done.
+    actions: Vec<Action>,
+}
+
+impl Lifecycle {
+    /// The beginning: all are to be started, the buffer first and the source last, so that each
+    /// finds those that it hands its work to.
+    pub(crate) fn begin(
+        limits: Limits,
+        source: bool,
+        workers: u16,
+        now: Duration,
+    ) -> (Lifecycle, Vec<Action>) {
+        let starting = Status::Starting { since: now };
+        let mut actions = vec![Action::Start(Child::Buffer)];
+        actions.extend((0..workers).map(|lane| Action::Start(Child::Worker(lane))));
+        if source {
+            actions.push(Action::Start(Child::Source));
+        }
+        let lifecycle = Lifecycle {
+            limits,
+            phase: Phase::Running,
+            source: if source { starting } else { Status::Gone },
+            workers: vec![starting; workers.into()],
+            buffer: starting,
+            deaths: VecDeque::new(),
+            stopping: None,
+            killed: false,
+            failure: None,
+            actions: Vec::new(),
+        };
+        (lifecycle, actions)
+    }
+
+    /// Takes an event, and says what is to be done about it.
+    pub(crate) fn step(mut self, event: Event, now: Duration) -> (Lifecycle, Vec<Action>) {
+        self.forgive_own_absence(now);
+        match event {
+            Event::Signal => self.signal(now),
+            Event::Ready(child) => self.ready(child),
+            Event::Finished(child) => self.finishing(child),
+            Event::Failed(child, code) => self.failing(child, code),
+            Event::NotStarted(child) => self.ended(child, Ended::Crashed, now),
+            Event::Reaped(child, how) => self.ended(child, how, now),
+            Event::Time => {}
+        }
+        self.look_at_the_clock(now);
+        self.go_on(now);
+        let actions = std::mem::take(&mut self.actions);
+        (self, actions)
+    }
+
+    /// When time alone is the next event; `None`: never.
+    pub(crate) fn next_alarm(&self) -> Option<Duration> {
+        let children = self.children().filter_map(|(child, status)| match status {
+            Status::Starting { since } => Some(since + START_LIMIT),
+            // While a stop is under way only the buffer is started again, and at once.
+            Status::Pausing { until } if self.stopping.is_none() || child == Child::Buffer => {
+                Some(until)
+            }
+            _ => None,
+        });
+        let stopping = self.stopping.iter().flat_map(|stopping| {
+            let workers = self.workers_left() > 0 && !self.workers_killed();
+            [
+                (self.phase == Phase::AwaitSource).then_some(stopping.quiet_until),
+                workers.then_some(stopping.kill_workers_at),
+                (!self.all_killed()).then_some(stopping.kill_all_at),
+                Some(stopping.kill_all_at + ABANDON_AFTER),
+                Some(stopping.say_at),
+            ]
+        });
+        if self.phase == Phase::Done {
+            return None;
+        }
+        children.chain(stopping.flatten()).min()
+    }
+
+    /// Is there nothing left to wait for?
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// Was something killed that had work in hand?
+    pub(crate) fn has_killed(&self) -> bool {
+        self.killed
+    }
+
+    /// The worst that a child failed with.
+    pub(crate) fn failure(&self) -> Option<ExitCode> {
+        self.failure
+    }
+
+    /// Children that have a process.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = Child> {
+        self.children().filter(|(_, status)| status.is_alive()).map(|(child, _)| child)
+    }
+
+    // What events do.
+
+    fn signal(&mut self, now: Duration) {
+        let Some(stopping) = &mut self.stopping else {
+            self.begin_stop(Reason::Signal, now);
+            if let Some(stopping) = &mut self.stopping {
+                (stopping.signals, stopping.last_signal) = (1, now);
+            }
+            return;
+        };
+        if stopping.signals > 0 && now.saturating_sub(stopping.last_signal) < REPEAT_AFTER {
+            return;
+        }
+        stopping.signals = stopping.signals.saturating_add(1);
+        stopping.last_signal = now;
+        if stopping.signals == 2 {
+            stopping.kill_workers_at = stopping.kill_workers_at.min(now);
+            stopping.quiet_until = stopping.quiet_until.min(now);
+        }
+        if stopping.signals >= 3 {
+            stopping.kill_all_at = stopping.kill_all_at.min(now);
+        }
+    }
+
+    fn ready(&mut self, child: Child) {
+        let status = self.status(child);
+        if matches!(status, Status::Starting { .. }) {
+            *status = Status::Running;
+        }
+    }
+
+    fn finishing(&mut self, child: Child) {
+        let status = self.status(child);
+        if matches!(status, Status::Starting { .. } | Status::Running) {
+            *status = Status::Finishing;
+        }
+    }
+
+    fn failing(&mut self, child: Child, code: ExitCode) {
+        let status = self.status(child);
+        if status.is_alive() && *status != Status::Killed {
+            *status = Status::Failing(code);
+        }
+    }
+
+    fn ended(&mut self, child: Child, how: Ended, now: Duration) {
+        let before = std::mem::replace(self.status(child), Status::Gone);
+        let in_order = how == Ended::Clean
+            && (before == Status::Finishing || self.was_told_to_stop(child));
+        if in_order || !before.is_alive() {
+            return;
+        }
+        if let Status::Failing(code) = before {
+            self.fail(code);
+            if self.stopping.is_none() {
+                self.begin_stop(Reason::Failure, now);
+            }
+        }
+        match (&mut self.stopping, child) {
+            (None, _) => self.pause_or_give_up(child, now),
+            (Some(stopping), Child::Buffer) => {
+                if stopping.flush_restart && now < stopping.kill_all_at {
+                    stopping.flush_restart = false;
+                    self.buffer = Status::Pausing { until: now };
+                } else if before != Status::Killed {
+                    self.fail(ExitCode::Failure);
+                }
+            }
+            // What it had in hand is in the spool.
+            (Some(_), Child::Source | Child::Worker(_)) => {}
+        }
+    }
+
+    fn pause_or_give_up(&mut self, child: Child, now: Duration) {
+        let window = self.limits.restart_within;
+        while self.deaths.front().is_some_and(|death| *death + window < now) {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(now);
+        let deaths = u32::try_from(self.deaths.len()).unwrap_or(u32::MAX);
+        if deaths > self.limits.restart_max {
+            self.actions.push(Action::Say(Notice::GivingUp(child)));
+            self.fail(ExitCode::Failure);
+            return self.begin_stop(Reason::Failure, now);
+        }
+        let pause = BACKOFF_FIRST
+            .saturating_mul(1 << (deaths - 1).min(16))
+            .min(BACKOFF_MAX)
+            .mul_f64(jitter(child, deaths));
+        *self.status(child) = Status::Pausing { until: now + pause };
+        self.actions.push(Action::Say(Notice::Restarting(child, pause)));
+    }
+
+    // What time does.
+
+    /// A main that was stopped itself, or had no processor, condemns nobody for it.
+    fn forgive_own_absence(&mut self, now: Duration) {
+        let late = match self.next_alarm() {
+            Some(alarm) => now.saturating_sub(alarm),
+            None => return,
+        };
+        if late <= LATE {
+            return;
+        }
+        if let Some(stopping) = &mut self.stopping {
+            stopping.quiet_until += late;
+            stopping.kill_workers_at += late;
+            stopping.kill_all_at += late;
+            stopping.say_at += late;
+        }
+        let children = self.workers.iter_mut().chain([&mut self.source, &mut self.buffer]);
+        for status in children {
+            if let Status::Starting { since } = status {
+                *since += late;
+            }
+        }
+    }
+
+    fn look_at_the_clock(&mut self, now: Duration) {
+        let slow: Vec<Child> = self
+            .children()
+            .filter(|(_, status)| {
+                matches!(status, Status::Starting { since } if *since + START_LIMIT <= now)
+            })
+            .map(|(child, _)| child)
+            .collect();
+        for child in slow {
+            self.actions.push(Action::Say(Notice::StartTooSlow(child)));
+            self.kill(child);
+        }
+        let Some(stopping) = self.stopping else { return };
+        if self.phase == Phase::AwaitSource && stopping.quiet_until <= now {
+            if self.source != Status::Killed {
+                self.actions.push(Action::Say(Notice::KillingSource));
+            }
+            self.kill(Child::Source);
+            self.stop_workers();
+        }
+        if stopping.kill_workers_at <= now && !self.workers_killed() {
+            self.kill_workers();
+        }
+        if stopping.kill_all_at <= now && !self.all_killed() {
+            self.kill_all();
+        }
+        if stopping.say_at <= now && self.phase != Phase::Done {
+            let left = stopping.kill_all_at.saturating_sub(now);
+            self.actions.push(Action::Say(Notice::Waiting { left }));
+            if let Some(stopping) = &mut self.stopping {
+                stopping.say_at = now + PROGRESS_EVERY;
+            }
+        }
+        if stopping.kill_all_at + ABANDON_AFTER <= now && self.phase != Phase::Done {
+            let left = self.alive().count();
+            if left > 0 {
+                self.actions.push(Action::Say(Notice::Abandoned(left)));
+            }
+            self.finish();
+        }
+    }
+
+    fn kill_workers(&mut self) {
+        let left = self.workers_left();
+        self.actions.push(Action::Say(Notice::KillingWorkers(left)));
+        self.killed = true;
+        for lane in 0..self.workers.len() {
+            self.kill(Child::Worker(lane as u16));
+        }
+    }
+
+    fn kill_all(&mut self) {
+        let left = self.alive().count();
+        self.actions.push(Action::Say(Notice::KillingAll(left)));
+        self.killed = true;
+        self.kill(Child::Source);
+        for lane in 0..self.workers.len() {
+            self.kill(Child::Worker(lane as u16));
+        }
+        self.kill(Child::Buffer);
+    }
+
+    // The order of a stop.
+
+    fn begin_stop(&mut self, reason: Reason, now: Duration) {
+        let Limits { deadline, flush_reserve, .. } = self.limits;
+        self.stopping = Some(Stopping {
+            signals: 0,
+            last_signal: now,
+            quiet_until: now + QUIET_LIMIT,
+            kill_workers_at: now + deadline.saturating_sub(flush_reserve),
+            kill_all_at: now + deadline,
+            say_at: now + PROGRESS_EVERY,
+            flush_restart: true,
+        });
+        self.actions.push(Action::Say(Notice::StopRequested(reason)));
+        // What is dead stays dead; the buffer is started at once, since workers may wait for it.
+        for status in self.workers.iter_mut().chain([&mut self.source]) {
+            if matches!(status, Status::Pausing { .. }) {
+                *status = Status::Gone;
+            }
+        }
+        if let Status::Pausing { until } = &mut self.buffer {
+            *until = now;
+        }
+        if self.source.is_alive() {
+            self.phase = Phase::AwaitSource;
+            self.actions.push(Action::Say(Notice::StoppingSource));
+            self.actions.push(Action::Stop(Child::Source));
+            self.actions.push(Action::ContinueAll);
+        } else {
+            self.stop_workers();
+        }
+    }
+
+    fn stop_workers(&mut self) {
+        self.phase = Phase::AwaitWorkers;
+        let left: Vec<Child> = self
+            .children()
+            .filter(|(child, _)| matches!(child, Child::Worker(_)))
+            .filter(|(_, status)| status.is_alive() && *status != Status::Killed)
+            .map(|(child, _)| child)
+            .collect();
+        if !left.is_empty() {
+            self.actions.push(Action::Say(Notice::StoppingWorkers(left.len())));
+            self.actions.extend(left.into_iter().map(Action::Stop));
+            self.actions.push(Action::ContinueAll);
+        }
+    }
+
+    fn stop_buffer(&mut self) {
+        self.phase = Phase::AwaitBuffer;
+        self.actions.push(Action::Say(Notice::StoppingBuffer));
+        if self.buffer.is_alive() && self.buffer != Status::Killed {
+            self.actions.push(Action::Stop(Child::Buffer));
+            self.actions.push(Action::ContinueAll);
+        }
+    }
+
+    /// Whatever follows from where everyone stands now.
+    fn go_on(&mut self, now: Duration) {
+        let finished = self.source == Status::Gone && self.workers_left() == 0;
+        let no_more_jobs = self.source == Status::Finishing;
+        if self.stopping.is_none() && (no_more_jobs || (finished && !self.any_pausing())) {
+            self.begin_stop(Reason::Finished, now);
+        }
+        if self.stopping.is_none() {
+            return self.start_due(now);
+        }
+        if self.phase == Phase::AwaitSource && !self.source.is_alive() {
+            self.stop_workers();
+        }
+        if self.phase == Phase::AwaitWorkers && self.workers_left() == 0 {
+            self.stop_buffer();
+        }
+        if matches!(self.buffer, Status::Pausing { .. }) {
+            self.buffer = Status::Starting { since: now };
+            self.actions.push(Action::Start(Child::Buffer));
+            if self.phase == Phase::AwaitBuffer {
+                self.actions.push(Action::Stop(Child::Buffer));
+            }
+        }
+        let gone = !self.buffer.is_alive() && !self.source.is_alive();
+        if self.phase == Phase::AwaitBuffer && gone {
+            self.finish();
+        }
+    }
+
+    fn start_due(&mut self, now: Duration) {
+        let due: Vec<Child> = self
+            .children()
+            .filter(|(_, status)| matches!(status, Status::Pausing { until } if *until <= now))
+            .map(|(child, _)| child)
+            .collect();
+        for child in due {
+            *self.status(child) = Status::Starting { since: now };
+            self.actions.push(Action::Start(child));
+        }
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Done;
+        self.actions.push(Action::Finish);
+    }
+
+    // Small things.
+
+    fn kill(&mut self, child: Child) {
+        let status = self.status(child);
+        if status.is_alive() && *status != Status::Killed {
+            *status = Status::Killed;
+            self.actions.push(Action::Kill(child));
+        }
+    }
+
+    fn fail(&mut self, code: ExitCode) {
+        self.failure = Some(self.failure.map_or(code, |failure| failure.worst(code)));
+    }
+
+    fn was_told_to_stop(&self, child: Child) -> bool {
+        match (self.phase, child) {
+            (Phase::Running, _) => false,
+            (_, Child::Source) => true,
+            (phase, Child::Worker(_)) => phase != Phase::AwaitSource,
+            (phase, Child::Buffer) => matches!(phase, Phase::AwaitBuffer | Phase::Done),
+        }
+    }
+
+    fn status(&mut self, child: Child) -> &mut Status {
+        match child {
+            Child::Source => &mut self.source,
+            Child::Worker(lane) => &mut self.workers[usize::from(lane)],
+            Child::Buffer => &mut self.buffer,
+        }
+    }
+
+    fn children(&self) -> impl Iterator<Item = (Child, Status)> {
+        let workers = self.workers.iter().enumerate();
+        [(Child::Source, self.source)]
+            .into_iter()
+            .chain(workers.map(|(lane, status)| (Child::Worker(lane as u16), *status)))
+            .chain([(Child::Buffer, self.buffer)])
+    }
+
+    fn workers_left(&self) -> usize {
+        self.workers.iter().filter(|status| status.is_alive()).count()
+    }
+
+    fn workers_killed(&self) -> bool {
+        self.workers.iter().all(|status| !status.is_alive() || *status == Status::Killed)
+    }
+
+    fn all_killed(&self) -> bool {
+        self.children().all(|(_, status)| !status.is_alive() || status == Status::Killed)
+    }
+
+    fn any_pausing(&self) -> bool {
+        self.children().any(|(_, status)| matches!(status, Status::Pausing { .. }))
+    }
+}
+
+/// A factor between 0.75 and 1.25, so that what died together is not started together; drawn from
+/// who and how often, since a pure function has no dice.
+fn jitter(child: Child, deaths: u32) -> f64 {
+    let who = match child {
+        Child::Source => 1,
+        Child::Buffer => 2,
+        Child::Worker(lane) => 3 + u32::from(lane),
+    };
+    let mixed = (who.wrapping_mul(0x9e37_79b9) ^ deaths.wrapping_mul(0x85eb_ca6b)) >> 16;
+    0.75 + 0.5 * f64::from(mixed & 0xffff) / 65535.0
+}

@@ -1,0 +1,12 @@
+//! Who there is.
+
+/// A child of main.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Child {
+    /// Hands out jobs.
+    Source,
+    /// The worker process of this lane.
+    Worker(u16),
+    /// Collects and writes.
+    Buffer,
+}

@@ -1,0 +1,124 @@
+//! How signals become events: two parked threads that do nothing but send.
+//!
+//! SIGINT and SIGTERM come by `ctrlc`, whose handler wakes its thread; SIGHUP, SIGQUIT, SIGUSR1 and
+//! SIGCHLD are blocked in every thread and fetched by one that is parked in `sigwait`. That one
+//! thread leaves SIGINT and SIGTERM open, so that the handler always runs there: main's own
+//! thread has everything blocked for as long as it lives, and so has each child that it forks,
+//! until the child has seen to itself.
+//!
+//! At most one event of a kind is under way: a storm of signals can't fill the channel. The threads
+//! take no lock and write no log, so a fork catches them in the middle of nothing.
+
+use crate::error::Error;
+use crate::sys::descriptor;
+use crate::sys::signal::{dispose, is_ignored, set_of, unblock};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Asked {
+    /// SIGINT, SIGTERM, SIGQUIT: stop.
+    Stop,
+    /// SIGHUP.
+    Hangup,
+    /// SIGUSR1.
+    Status,
+    /// SIGCHLD: look for children that have ended.
+    Reap,
+}
+
+/// Events that are sent and not yet taken, by kind.
+static PENDING: [AtomicBool; 4] = [const { AtomicBool::new(false) }; 4];
+
+/// How many threads [`install`] starts.
+pub(crate) const THREADS: usize = 2;
+
+impl Asked {
+    fn pending(self) -> &'static AtomicBool {
+        &PENDING[self as usize]
+    }
+
+    /// To be called when the event was taken: from now on the next one is sent again.
+    pub(crate) fn taken(self) {
+        self.pending().store(false, Ordering::SeqCst);
+    }
+
+    fn send(self, sender: &IpcSender<Asked>) {
+        if !self.pending().swap(true, Ordering::SeqCst) {
+            // Fails only when the supervisor is gone, and then nobody is left to be told.
+            let _sent = sender.send(self);
+        }
+    }
+}
+
+/// The receiving end, and the descriptors of both, which children must close.
+pub(crate) struct Installed {
+    pub events: IpcReceiver<Asked>,
+    pub descriptors: [RawFd; 2],
+}
+
+/// A channel, and the descriptors of its two ends: the library keeps them to itself, but a child
+/// must close those that are not its own.
+pub(crate) fn channel<T>() -> Result<(IpcSender<T>, IpcReceiver<T>, [RawFd; 2]), Error>
+where
+    T: for<'de> Deserialize<'de> + Serialize,
+{
+    let fail = || Error::system("can't create a channel");
+    let (first, second) = descriptor::next_two(std::io::stderr()).map_err(fail())?;
+    let (sender, receiver) = ipc::channel().map_err(fail())?;
+    if !descriptor::is_socket(first) || !descriptor::is_socket(second) {
+        return Err(fail()(std::io::Error::other(
+            "another thread opens descriptors at the same time",
+        )));
+    }
+    Ok((sender, receiver, [first, second]))
+}
+
+/// Takes over the signals of this process. Once in its life; they must all be blocked already.
+pub(crate) fn install() -> Result<Installed, Error> {
+    let fail = || Error::system("can't handle signals");
+    let (sender, events, descriptors) = channel::<Asked>()?;
+    // What the library sets up at first use must not be set up by a thread, half-way at a fork.
+    sender
+        .send(Asked::Reap)
+        .map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
+    events.recv().map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
+
+    let hangup_ignored = is_ignored(Signal::SIGHUP).map_err(fail())?;
+    let stop = sender.clone();
+    ctrlc::set_handler(move || Asked::Stop.send(&stop)).map_err(|error| {
+        fail()(std::io::Error::other(format!("{error}; another handler is installed already")))
+    })?;
+    // ctrlc takes SIGHUP as well. What was ignored at start, as under nohup, stays ignored.
+    dispose(Signal::SIGHUP, hangup_ignored).map_err(fail())?;
+    // An ignored SIGCHLD, inherited from whoever started us, would leave nobody to wait for.
+    for signal in [Signal::SIGCHLD, Signal::SIGQUIT, Signal::SIGUSR1] {
+        dispose(signal, false).map_err(fail())?;
+    }
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || wait_for_signals(&sender))
+        .map_err(fail())?;
+    Ok(Installed { events, descriptors })
+}
+
+fn wait_for_signals(sender: &IpcSender<Asked>) {
+    let waited = set_of(&[Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGCHLD]);
+    // If that fails, only this thread's mask is as it was: signals then stay pending, and the
+    // process can still be killed.
+    let _open = unblock(&[Signal::SIGINT, Signal::SIGTERM]);
+    loop {
+        match waited.wait() {
+            Ok(Signal::SIGQUIT) => Asked::Stop.send(sender),
+            Ok(Signal::SIGHUP) => Asked::Hangup.send(sender),
+            Ok(Signal::SIGUSR1) => Asked::Status.send(sender),
+            Ok(Signal::SIGCHLD) => Asked::Reap.send(sender),
+            // No other signal is in the set.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}

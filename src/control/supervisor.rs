@@ -1,0 +1,440 @@
+//! The shell around [`lifecycle`](super::lifecycle): waits, starts, tells, kills, reaps, and
+//! decides nothing.
+//!
+//! It waits for one thing: a message on, or the closing of, a channel, until the next alarm; for
+//! ever if there is none. It never ticks.
+
+use super::child::{Link, Order, Report};
+use super::launch::Launch;
+use super::lifecycle::{Action, Ended, Event, Lifecycle, Notice, Reason};
+use super::role::Child;
+use super::signal::{Asked, Installed, channel};
+use crate::error::{Error, ExitCode};
+use crate::sys::{clock, descriptor, fork, proc_fs, process};
+use ipc_channel::TrySelectError;
+use ipc_channel::ipc::{IpcReceiverSet, IpcSelectionResult, IpcSender};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// How often what is left behind is looked for before it is given up: each look kills one
+/// generation of it.
+const SWEEPS_MAX: usize = 20;
+
+/// What supervision came to.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// Something was killed that had work in hand.
+    pub killed: bool,
+    /// What a child failed with, and what it said.
+    pub failure: Option<(ExitCode, Option<String>)>,
+    /// When the stop began.
+    pub stop_began: Duration,
+}
+
+/// Where signals arrive. Lives as long as the process: handlers can be set only once.
+pub(crate) struct Inbox {
+    set: IpcReceiverSet,
+    asked: u64,
+    /// Of the set and of the signals' channel.
+    descriptors: Vec<RawFd>,
+}
+
+impl Inbox {
+    /// # Errors
+    /// If the signals can't be taken over.
+    pub(crate) fn open(installed: Installed) -> Result<Inbox, Error> {
+        let fail = || Error::system("can't wait for events");
+        let (first, second) = descriptor::next_two(std::io::stderr()).map_err(fail())?;
+        let mut set = IpcReceiverSet::new().map_err(fail())?;
+        let asked = set.add(installed.events).map_err(fail())?;
+        // How many the set has of its own is its affair.
+        let mut descriptors = vec![first, second];
+        descriptors.retain(|number| descriptor::is_open(*number));
+        descriptors.extend(installed.descriptors);
+        Ok(Inbox { set, asked, descriptors })
+    }
+
+    /// Waits for something to happen, until `until` at most.
+    fn wait(&mut self, until: Option<Duration>) -> Result<Vec<IpcSelectionResult>, Error> {
+        let fail = || Error::system("can't wait for events");
+        let Some(until) = until else { return self.set.select().map_err(fail()) };
+        match self.set.try_select_timeout(until.saturating_sub(clock::now())) {
+            Ok(results) => Ok(results),
+            Err(TrySelectError::Empty) => Ok(Vec::new()),
+            Err(TrySelectError::IoError(error)) => Err(fail()(error)),
+        }
+    }
+}
+
+/// A child's process, and main's end of its orders.
+struct Handle {
+    pid: Pid,
+    orders: IpcSender<Order>,
+    descriptor: RawFd,
+}
+
+struct Supervisor<'a> {
+    launch: &'a Launch,
+    inbox: &'a mut Inbox,
+    handles: HashMap<Child, Handle>,
+    by_pid: HashMap<Pid, Child>,
+    /// Main's ends of the reports, by their number in the set.
+    reports: HashMap<u64, (Child, RawFd)>,
+    /// Children of this process that are none of ours: they were there before.
+    strangers: HashSet<i32>,
+    /// Sessions of our workers: what lives in them was started by a job.
+    sessions: HashSet<i32>,
+    /// Soft limit of open descriptors before we raised it.
+    descriptors: u64,
+    main: Pid,
+    stop_began: Option<Duration>,
+    last_words: Option<String>,
+    terminal: bool,
+}
+
+/// Runs the pipeline from the first fork to the last reaping.
+///
+/// # Errors
+/// Only if waiting itself fails; then children stop by themselves as soon as main is gone.
+pub(crate) fn run(
+    launch: &Launch,
+    inbox: &mut Inbox,
+    descriptors: u64,
+) -> Result<Verdict, Error> {
+    let main = nix::unistd::getpid();
+    let mut supervisor = Supervisor {
+        launch,
+        inbox,
+        handles: HashMap::new(),
+        by_pid: HashMap::new(),
+        reports: HashMap::new(),
+        strangers: proc_fs::children(main.as_raw()).into_iter().collect(),
+        sessions: HashSet::new(),
+        descriptors,
+        main,
+        stop_began: None,
+        last_words: None,
+        terminal: std::fs::File::open("/dev/tty").is_ok(),
+    };
+    let (limits, workers) = (launch.limits(), launch.workers());
+    let (mut lifecycle, actions) =
+        Lifecycle::begin(limits, launch.has_source(), workers, clock::now());
+    let mut happened = supervisor.perform(actions, &lifecycle);
+    while !lifecycle.is_done() {
+        if happened.is_empty() {
+            happened = supervisor.wait(&lifecycle)?;
+        }
+        let mut next = Vec::new();
+        for event in happened {
+            let actions;
+            (lifecycle, actions) = lifecycle.step(event, clock::now());
+            next.extend(supervisor.perform(actions, &lifecycle));
+        }
+        happened = next;
+    }
+    supervisor.sweep();
+    Ok(Verdict {
+        killed: lifecycle.has_killed(),
+        failure: lifecycle.failure().map(|code| (code, supervisor.last_words.take())),
+        stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
+    })
+}
+
+impl Supervisor<'_> {
+    /// Waits until something has happened, and says what.
+    fn wait(&mut self, lifecycle: &Lifecycle) -> Result<Vec<Event>, Error> {
+        let results = self.inbox.wait(lifecycle.next_alarm())?;
+        let mut events = Vec::new();
+        let mut reap = false;
+        self.read(results, &mut events, &mut reap);
+        if reap {
+            let reaped = self.reap();
+            if !reaped.is_empty() {
+                // What the dead have said before they died comes first.
+                let results = self.inbox.wait(Some(Duration::ZERO))?;
+                self.read(results, &mut events, &mut reap);
+                // They may have owed a wake-up.
+                self.launch.wake_all();
+            }
+            events.extend(reaped);
+        }
+        if events.is_empty() {
+            events.push(Event::Time);
+        }
+        Ok(events)
+    }
+
+    fn read(
+        &mut self,
+        results: Vec<IpcSelectionResult>,
+        events: &mut Vec<Event>,
+        reap: &mut bool,
+    ) {
+        for result in results {
+            match result {
+                IpcSelectionResult::MessageReceived(id, message) if id == self.inbox.asked => {
+                    let Ok(asked) = message.to::<Asked>() else { continue };
+                    asked.taken();
+                    match asked {
+                        Asked::Stop => events.push(Event::Signal),
+                        Asked::Hangup if self.terminal => events.push(Event::Signal),
+                        Asked::Hangup => {
+                            log::info!("SIGHUP: this version reopens no files yet");
+                        }
+                        Asked::Status => self.say_status(),
+                        Asked::Reap => *reap = true,
+                    }
+                }
+                IpcSelectionResult::MessageReceived(id, message) => {
+                    let Some((child, _)) = self.reports.get(&id) else { continue };
+                    let Ok(report) = message.to::<Report>() else { continue };
+                    events.push(match report {
+                        Report::Ready => Event::Ready(*child),
+                        Report::Finished => Event::Finished(*child),
+                        Report::Failed { code, message } => {
+                            self.last_words =
+                                Some(format!("{}: {message}", self.launch.name(*child)));
+                            Event::Failed(*child, ExitCode::from_code(code.into()))
+                        }
+                    });
+                }
+                // The set has closed its descriptor. The child's death is told by SIGCHLD.
+                IpcSelectionResult::ChannelClosed(id) => {
+                    self.reports.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Reaps all children that have ended.
+    fn reap(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(pid) = process::peek_ended() {
+            if self.strangers.contains(&pid.as_raw()) {
+                // Somebody else's to reap, and it hides the others.
+                let ours: Vec<Pid> = self.by_pid.keys().copied().collect();
+                events.extend(ours.into_iter().filter_map(|pid| self.reap_one(pid)));
+                break;
+            }
+            events.extend(self.reap_one(pid));
+        }
+        events
+    }
+
+    fn reap_one(&mut self, pid: Pid) -> Option<Event> {
+        let how = process::reap(pid)?;
+        let Some(child) = self.by_pid.remove(&pid) else {
+            log::debug!("reaped process {pid}, which a job has left behind: {how}");
+            return None;
+        };
+        self.handles.remove(&child);
+        let clean = how == process::Ended::Exited(0);
+        if !clean {
+            let last_words = format!("{} (pid {pid}) has died: {how}", self.launch.name(child));
+            log::warn!("{last_words}");
+            self.last_words.get_or_insert(last_words);
+        }
+        if matches!(child, Child::Worker(_)) && !clean {
+            self.end_session(pid);
+        }
+        Some(Event::Reaped(child, if clean { Ended::Clean } else { Ended::Crashed }))
+    }
+
+    /// Kills what the jobs of a dead worker have left behind.
+    fn end_session(&self, session: Pid) {
+        for _ in 0..SWEEPS_MAX {
+            let left = proc_fs::in_session(session.as_raw());
+            let left: Vec<_> = left.into_iter().filter(|pid| *pid != session.as_raw()).collect();
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                // One that can't be signalled is looked for again at the end, and said then.
+                let _killed = process::send(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// Does what the lifecycle says; returns what came of it at once.
+    fn perform(&mut self, actions: Vec<Action>, lifecycle: &Lifecycle) -> Vec<Event> {
+        let mut events = Vec::new();
+        for action in actions {
+            match action {
+                Action::Start(child) => {
+                    if let Err(error) = self.start(child) {
+                        log::error!("can't start {}: {error}", self.launch.name(child));
+                        self.last_words = Some(error.to_string());
+                        events.push(Event::NotStarted(child));
+                    }
+                }
+                Action::Stop(child) => self.tell_to_stop(child),
+                Action::ContinueAll => {
+                    for handle in self.handles.values() {
+                        // The process may just have ended.
+                        let _continued = process::send(handle.pid, Signal::SIGCONT);
+                    }
+                }
+                Action::Kill(child) => self.kill(child),
+                Action::Say(notice) => self.say(notice, lifecycle),
+                Action::Finish => {}
+            }
+        }
+        events
+    }
+
+    fn start(&mut self, child: Child) -> Result<(), Error> {
+        let (orders, orders_end, [orders_descriptor, _]) = channel::<Order>()?;
+        let (reports_end, reports, [_, reports_descriptor]) = channel::<Report>()?;
+        let id = self.inbox.set.add(reports).map_err(Error::system("can't wait for events"))?;
+        self.reports.insert(id, (child, reports_descriptor));
+        let mut foreign = self.inbox.descriptors.clone();
+        foreign.extend(self.handles.values().map(|handle| handle.descriptor));
+        foreign.extend(self.reports.values().map(|(_, descriptor)| *descriptor));
+        foreign.push(orders_descriptor);
+        foreign.extend(self.launch.descriptors_foreign_to(child));
+        let mut ends = Some(Link {
+            orders: orders_end,
+            reports: reports_end,
+            foreign,
+            main: self.main,
+            descriptors: self.descriptors,
+        });
+        // What is buffered here would be written twice.
+        let _flushed = std::io::Write::flush(&mut std::io::stdout());
+        let launch = self.launch;
+        let pid = fork::start(|| ends.take().map_or(1, |link| launch.run(child, link)))
+            .map_err(Error::system("can't fork"))?;
+        drop(ends);
+        if matches!(child, Child::Worker(_)) {
+            self.sessions.insert(pid.as_raw());
+        }
+        self.by_pid.insert(pid, child);
+        self.handles.insert(child, Handle { pid, orders, descriptor: orders_descriptor });
+        log::debug!("started {} as {pid}", self.launch.name(child));
+        Ok(())
+    }
+
+    fn tell_to_stop(&self, child: Child) {
+        let Some(handle) = self.handles.get(&child) else { return };
+        let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
+        // If that fails the child has just ended, and is about to be reaped.
+        let _told = handle.orders.send(Order::Stop { deadline: clock::nanos(deadline) });
+    }
+
+    fn kill(&self, child: Child) {
+        let Some(handle) = self.handles.get(&child) else { return };
+        self.launch.condemn(child);
+        if let Err(error) = process::send(handle.pid, Signal::SIGKILL) {
+            log::error!("can't kill {} (pid {}): {error}", self.launch.name(child), handle.pid);
+        }
+    }
+
+    fn say(&mut self, notice: Notice, lifecycle: &Lifecycle) {
+        match notice {
+            Notice::StopRequested(reason) => {
+                self.stop_began = Some(clock::now());
+                let reason = match reason {
+                    Reason::Signal => "signal",
+                    Reason::Finished => "finished",
+                    Reason::Failure => "failure",
+                };
+                log::info!("stop requested: {reason}");
+            }
+            Notice::StoppingSource => log::info!("stopping source"),
+            Notice::StoppingWorkers(count) => log::info!("stopping workers ({count})"),
+            Notice::StoppingBuffer => log::info!("stopping buffer"),
+            Notice::Waiting { left } => log::info!(
+                "waiting for {}; {:.1} s left",
+                self.list(lifecycle.alive()),
+                left.as_secs_f64()
+            ),
+            Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
+            Notice::KillingWorkers(count) => log::warn!(
+                "killing workers ({count}): {}; their jobs stay in the spool",
+                self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
+            ),
+            Notice::KillingAll(count) => log::error!(
+                "killing what is left ({count}): {}; the spool keeps the rest",
+                self.list(lifecycle.alive())
+            ),
+            Notice::Restarting(child, pause) => log::warn!(
+                "starting {} again in {:.1} s",
+                self.launch.name(child),
+                pause.as_secs_f64()
+            ),
+            Notice::StartTooSlow(child) => {
+                log::error!("{} does not get ready; killing it", self.launch.name(child));
+            }
+            Notice::GivingUp(child) => log::error!(
+                "{} died too often; stopping: {}",
+                self.launch.name(child),
+                self.last_words.as_deref().unwrap_or("no cause known")
+            ),
+            Notice::Abandoned(count) => {
+                log::error!("{count} processes could not even be killed; leaving them behind");
+            }
+        }
+    }
+
+    /// Names a few of the children.
+    fn list(&self, children: impl Iterator<Item = Child>) -> String {
+        const NAMED: usize = 8;
+        let all: Vec<Child> = children.collect();
+        let mut names: Vec<String> = all
+            .iter()
+            .take(NAMED)
+            .map(|child| match self.handles.get(child) {
+                Some(handle) => format!("{} (pid {})", self.launch.name(*child), handle.pid),
+                None => self.launch.name(*child),
+            })
+            .collect();
+        if all.len() > NAMED {
+            names.push(format!("and {} more", all.len() - NAMED));
+        }
+        names.join(", ")
+    }
+
+    fn say_status(&self) {
+        log::info!("{}; children: {}", self.launch.status(), self.handles.len());
+    }
+
+    /// Ends what jobs have left behind. As a subreaper main is the parent of all of it by now.
+    fn sweep(&mut self) {
+        for _ in 0..SWEEPS_MAX {
+            self.reap();
+            let mut left = proc_fs::children(self.main.as_raw());
+            left.retain(|pid| !self.strangers.contains(pid) && self.is_ours(*pid));
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                log::debug!("ending process {pid}, which a job has left behind");
+                let held = crate::sys::pidfd::PidFd::open(pid);
+                if let Err(error) = process::send(Pid::from_raw(pid), Signal::SIGKILL) {
+                    log::error!("can't end process {pid}, which a job has left behind: {error}");
+                    self.strangers.insert(pid);
+                    continue;
+                }
+                if let Ok(held) = held {
+                    // Dies at once; one that does not is stuck in the kernel.
+                    let _gone = held.wait(Some(clock::now() + Duration::from_secs(1)));
+                }
+            }
+        }
+    }
+
+    /// Was it started by one of our jobs?
+    fn is_ours(&self, pid: i32) -> bool {
+        let in_session =
+            proc_fs::stat(pid).is_some_and(|stat| self.sessions.contains(&stat.session));
+        let marker = self.launch.marker();
+        let ours = in_session || proc_fs::is_marked(pid, &[marker.as_bytes()]);
+        if !ours {
+            log::debug!("process {pid} is none of ours; leaving it alone");
+        }
+        ours
+    }
+}

@@ -1,0 +1,142 @@
+//! What can go wrong before or while a pipeline runs, and the exit code that says so.
+
+use std::path::{Path, PathBuf};
+
+/// The exit codes of a run, as scripts and service managers see them.
+///
+/// Where several are true, the one further up wins; the order of the variants is that order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The configuration is not valid, or the spool holds pending work of another pipeline.
+    Config = 78,
+    /// Wrong usage of the command line.
+    Usage = 2,
+    /// Another daemon holds this spool or this output.
+    Held = 75,
+    /// The spool or the output can't be read or written.
+    Io = 74,
+    /// A child could not be kept running.
+    Failure = 1,
+    /// Something had to be killed; what it held is in the spool.
+    Killed = 4,
+    /// Stopped in order before the end of a finite list.
+    Unfinished = 5,
+    /// A finite list was finished, and some jobs failed for good.
+    JobsFailed = 3,
+    /// Everything stopped in order, everything flushed.
+    Success = 0,
+}
+
+impl ExitCode {
+    /// The number that the process exits with.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// Position in the order of precedence: 0 wins over everything.
+    const fn rank(self) -> u8 {
+        match self {
+            ExitCode::Config => 0,
+            ExitCode::Usage => 1,
+            ExitCode::Held => 2,
+            ExitCode::Io => 3,
+            ExitCode::Failure => 4,
+            ExitCode::Killed => 5,
+            ExitCode::Unfinished => 6,
+            ExitCode::JobsFailed => 7,
+            ExitCode::Success => 8,
+        }
+    }
+
+    /// The one of the two that takes precedence.
+    #[must_use]
+    pub const fn worst(self, other: ExitCode) -> ExitCode {
+        if other.rank() < self.rank() { other } else { self }
+    }
+
+    /// The code that a child process exited with, read back; anything unknown is a failure.
+    pub const fn from_code(code: i32) -> ExitCode {
+        match code {
+            78 => ExitCode::Config,
+            2 => ExitCode::Usage,
+            75 => ExitCode::Held,
+            74 => ExitCode::Io,
+            4 => ExitCode::Killed,
+            5 => ExitCode::Unfinished,
+            3 => ExitCode::JobsFailed,
+            0 => ExitCode::Success,
+            _ => ExitCode::Failure,
+        }
+    }
+}
+
+/// Why a pipeline could not start, or could not go on.
+///
+/// Sorted by what the caller can do about it: correct the declaration, wait for another daemon,
+/// look after a file, or look at the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What was declared makes no sense; nothing was started. The text may have several lines.
+    #[error("{0}")]
+    Config(String),
+    /// The command line makes no sense; nothing was started.
+    #[error("{0}")]
+    Usage(String),
+    /// Another daemon holds the spool or the output.
+    #[error("{0}")]
+    Held(String),
+    /// A file can't be read, written or trusted.
+    #[error("{path}: {message}")]
+    File {
+        /// The file in question.
+        path: PathBuf,
+        /// What was tried, what came of it and what to do.
+        message: String,
+    },
+    /// `run` was called where it can't fork: the process has more than one thread.
+    #[error(
+        "procsig forks its workers and so must be started from a process with a single thread, \
+         but this one has {threads}: call `run` before starting a thread pool, an async runtime \
+         or a logger with a thread of its own, or start the pipeline from a program of its own"
+    )]
+    Threaded {
+        /// The number of threads found.
+        threads: usize,
+    },
+    /// The system refused something: a fork, a channel, a signal handler.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A child could not be kept running, or failed for good.
+    #[error("{0}")]
+    Failure(String),
+}
+
+impl Error {
+    /// A file error from what the system said.
+    pub(crate) fn file(path: &Path, what: &str, source: impl std::fmt::Display) -> Error {
+        Error::File { path: path.to_path_buf(), message: format!("{what}: {source}") }
+    }
+
+    /// A system error for `what` was tried; for use with `map_err`.
+    pub(crate) fn system<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+        move |source| Error::System { what, source: source.into() }
+    }
+
+    /// The exit code that stands for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Config(_) => ExitCode::Config,
+            Error::Usage(_) => ExitCode::Usage,
+            Error::Held(_) => ExitCode::Held,
+            Error::File { .. } => ExitCode::Io,
+            Error::Threaded { .. } | Error::System { .. } | Error::Failure(_) => ExitCode::Failure,
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The buffer: collects what is published in the lanes and writes it in batches.
+//!
+//! The lanes are the memory; there is no second queue. The buffer sleeps until a threshold is
+//! reached, the oldest record is old enough, a worker waits for room, or it is told to stop; an
+//! idle pipeline does not wake it at all. The steps of a batch are those of
+//! [`super::queue::commit`].
+
+use super::queue::bell;
+use super::queue::commit::{Commit, Totals};
+use super::queue::lane::{Gathered, LaneReader, Mark, Torn};
+use super::queue::spool::Spool;
+use super::sink::Sink;
+use crate::config;
+use crate::error::Error;
+use crate::stop::Stop;
+use crate::sys::atomic::{Ordering, full_fence};
+use crate::sys::clock;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// Bytes of a batch at the most (and one record): what is gathered at a time, written with one
+/// call, and committed.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Pause before a full disk is tried again.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+/// When to write and when to sync.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub flush: config::Buffer,
+    pub sync: config::SyncPolicy,
+}
+
+/// Runs the buffer until it is told to stop and all lanes are drained. Returns the records that
+/// it has written.
+///
+/// # Errors
+/// If the output can't be read, written or synced, or the spool is damaged. What was not
+/// committed stays in the spool.
+pub(crate) fn run(
+    spool: &Spool,
+    sink: &mut dyn Sink,
+    policy: Policy,
+    stop: &Stop,
+    ready: impl FnOnce(),
+) -> Result<u64, Error> {
+    let readers: Result<Vec<_>, _> =
+        (0..spool.lanes()).map(|lane| LaneReader::open(spool, lane)).collect();
+    let mut buffer = Buffer {
+        spool,
+        sink,
+        policy,
+        stop,
+        readers: readers.map_err(Error::system("can't map the lanes"))?,
+        books: Commit::load(spool),
+        gathered: Gathered::default(),
+        written: 0,
+        oldest: None,
+        synced: clock::now(),
+        dirty: true,
+    };
+    buffer.recover()?;
+    ready();
+    buffer.collect()?;
+    buffer.sync()?;
+    Ok(buffer.written)
+}
+
+struct Buffer<'a> {
+    spool: &'a Spool,
+    sink: &'a mut dyn Sink,
+    policy: Policy,
+    stop: &'a Stop,
+    readers: Vec<LaneReader>,
+    /// The newest commit.
+    books: Commit,
+    gathered: Gathered,
+    /// Records written by this process.
+    written: u64,
+    /// Since when the oldest record that is not written may have been waiting.
+    oldest: Option<Duration>,
+    /// When the last sync was.
+    synced: Duration,
+    /// Something was written since the last sync.
+    dirty: bool,
+}
+
+/// What waits in the lanes at one moment.
+#[derive(Debug, Default)]
+struct Pending {
+    tails: Vec<u64>,
+    records: u64,
+    bytes: u64,
+    /// A worker waits for room.
+    waiting: bool,
+}
+
+impl Buffer<'_> {
+    /// Finishes the batch that the last buffer was writing when it died, exactly that one.
+    fn recover(&mut self) -> Result<(), Error> {
+        let intent = Commit::load_intent(self.spool, &self.books);
+        self.gathered.clear();
+        let base = match &intent {
+            None => self.books.sinks[0],
+            Some(intent) => {
+                let ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
+                let lanes = self.gather(&ends, usize::MAX)?;
+                if lanes != intent.lanes {
+                    let lane = (0..lanes.len()).find(|lane| lanes[*lane] != intent.lanes[*lane]);
+                    let lane = lane.unwrap_or(0);
+                    return Err(self.damaged(Torn { lane, offset: lanes[lane].offset }));
+                }
+                intent.sinks[0]
+            }
+        };
+        let done = self.sink.open(base, &self.gathered.results)?;
+        if let Some(intent) = intent {
+            log::info!(
+                "going on with the batch that was being written: {done} of {} bytes are there",
+                self.gathered.results.len()
+            );
+            let next = self.books_after(intent.lanes);
+            self.write_all(done)?;
+            self.commit(next)?;
+        }
+        // Also what an earlier buffer had committed and not yet freed.
+        self.free();
+        Ok(())
+    }
+
+    /// Gathers frames up to the given ends, and says where they end.
+    fn gather(&mut self, ends: &[u64], bytes_max: usize) -> Result<Vec<Mark>, Error> {
+        let mut lanes = self.books.lanes.clone();
+        for (lane, reader) in self.readers.iter().enumerate() {
+            reader
+                .gather(&mut lanes[lane], ends[lane], bytes_max, &mut self.gathered)
+                .map_err(|torn| damaged(self.spool, torn))?;
+        }
+        Ok(lanes)
+    }
+
+    /// The books as they will be once what was gathered is written.
+    fn books_after(&self, lanes: Vec<Mark>) -> Commit {
+        let (totals, gathered) = (self.books.totals, &self.gathered);
+        Commit {
+            generation: self.books.generation + 1,
+            totals: Totals {
+                results: totals.results + gathered.result_records,
+                dead_letters: totals.dead_letters + gathered.dead_letter_records,
+                jobs_done: totals.jobs_done + gathered.jobs_done,
+                jobs_failed: totals.jobs_failed + gathered.jobs_failed,
+            },
+            sinks: [self.sink.position(), None],
+            lanes,
+        }
+    }
+
+    fn collect(&mut self) -> Result<(), Error> {
+        loop {
+            // Before the tails are read: all that was published when the stop was asked for is
+            // seen by the look that follows.
+            let stopping = self.stop.requested();
+            let now = clock::now();
+            let pending = self.look();
+            if pending.bytes == 0 {
+                self.oldest = None;
+                if stopping {
+                    return Ok(());
+                }
+            } else {
+                let oldest = *self.oldest.get_or_insert(now);
+                if stopping || self.is_due(&pending, oldest, now) {
+                    // What comes from here on may be as old as this look.
+                    self.oldest = Some(now);
+                    self.flush(&pending.tails)?;
+                    continue;
+                }
+            }
+            if self.sync_at().is_some_and(|at| at <= now) {
+                self.sync()?;
+                continue;
+            }
+            self.sleep(&pending);
+        }
+    }
+
+    fn look(&self) -> Pending {
+        let mut pending = Pending::default();
+        for (lane, mark) in self.books.lanes.iter().enumerate() {
+            let producer = self.spool.producer(lane);
+            // SYNC POINT `publish`.
+            let tail = producer.tail.load(Ordering::Acquire);
+            let published = producer.published.load(Ordering::Relaxed);
+            pending.bytes += tail.saturating_sub(mark.offset);
+            pending.records += published.saturating_sub(mark.records);
+            pending.waiting |= producer.waiting_for.load(Ordering::Acquire) != 0;
+            pending.tails.push(tail);
+        }
+        pending
+    }
+
+    fn is_due(&self, pending: &Pending, oldest: Duration, now: Duration) -> bool {
+        let flush = self.policy.flush;
+        pending.waiting
+            || pending.records >= flush.flush_records
+            || pending.bytes >= flush.flush_bytes
+            || oldest.saturating_add(flush.flush_after) <= now
+    }
+
+    /// Writes all that was published before the tails, in batches.
+    fn flush(&mut self, tails: &[u64]) -> Result<(), Error> {
+        loop {
+            self.gathered.clear();
+            let lanes = self.gather(tails, BATCH_BYTES)?;
+            if lanes == self.books.lanes {
+                return Ok(());
+            }
+            let next = self.books_after(lanes);
+            next.store_intent(self.spool);
+            self.write_all(0)?;
+            self.commit(next)?;
+            self.free();
+        }
+    }
+
+    fn write_all(&mut self, mut done: usize) -> Result<(), Error> {
+        let mut said = false;
+        while done < self.gathered.results.len() {
+            match self.sink.write(&self.gathered.results[done..]) {
+                Ok(written) => done += written,
+                Err(error) if is_full(&error) => {
+                    if !said {
+                        log::warn!(
+                            "{}: {error}; waiting for room, the records are kept",
+                            self.sink.name()
+                        );
+                        said = true;
+                    }
+                    // Nothing else can be done meanwhile: no event says that there is room.
+                    std::thread::sleep(FULL_DISK_PAUSE);
+                }
+                Err(error) => return Err(self.failed("can't write the output", error)),
+            }
+        }
+        if said {
+            log::info!("{}: there is room again", self.sink.name());
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Commits what was written; synced before, if the policy says so.
+    fn commit(&mut self, mut next: Commit) -> Result<(), Error> {
+        let always = matches!(self.policy.sync, config::SyncPolicy::Always);
+        if always {
+            self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
+        }
+        next.sinks[0] = self.sink.position();
+        next.store(self.spool);
+        self.books = next;
+        self.written += self.gathered.result_records;
+        if always {
+            self.spool.sync().map_err(|error| self.spool_failed(error))?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Lets the writers have the space of what is committed, and wakes those that wait for it.
+    fn free(&self) {
+        for (lane, mark) in self.books.lanes.iter().enumerate() {
+            // SYNC POINT `free`.
+            self.spool.consumer(lane).freed.store(mark.offset, Ordering::Release);
+        }
+        full_fence();
+        for lane in 0..self.spool.lanes() {
+            bell::ring_after_fence(self.spool.lane_bell(lane));
+        }
+    }
+
+    /// When the next sync is due, if something is to be synced.
+    fn sync_at(&self) -> Option<Duration> {
+        match self.policy.sync {
+            config::SyncPolicy::Every(interval) if self.dirty => {
+                Some(self.synced.saturating_add(interval))
+            }
+            _ => None,
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
+        // The commit with the synced position, so that after a power loss it is known.
+        let mut next = self.books.clone();
+        next.generation += 1;
+        next.sinks[0] = self.sink.position();
+        next.store(self.spool);
+        self.books = next;
+        self.spool.sync().map_err(|error| self.spool_failed(error))?;
+        self.synced = clock::now();
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    fn sleep(&self, pending: &Pending) {
+        let (records_at, bytes_at) = self.thresholds(pending);
+        for (lane, mark) in self.books.lanes.iter().enumerate() {
+            let consumer = self.spool.consumer(lane);
+            let published = self.spool.producer(lane).published.load(Ordering::Relaxed);
+            let tail = pending.tails[lane];
+            consumer
+                .ring_at_published
+                .store(published.max(mark.records) + records_at, Ordering::Relaxed);
+            consumer.ring_at_tail.store(tail + bytes_at, Ordering::Relaxed);
+        }
+        let flush_at = self.oldest.map(|at| at.saturating_add(self.policy.flush.flush_after));
+        let until = [flush_at, self.sync_at()].into_iter().flatten().min();
+        bell::sleep_unless(&self.spool.bells().buffer, until, || {
+            self.stop.requested() || self.was_rung_for()
+        });
+    }
+
+    /// How many more records or bytes a single lane may publish before the buffer looks again.
+    ///
+    /// Nothing waits: the first record wakes it, so that it can look at the clock. Otherwise each
+    /// lane may have an even share of what is missing: the sum can't exceed the threshold unseen.
+    fn thresholds(&self, pending: &Pending) -> (u64, u64) {
+        if pending.bytes == 0 {
+            return (1, 1);
+        }
+        let lanes = self.spool.lanes() as u64;
+        let share = |missing: u64| (missing / lanes).max(1);
+        let flush = self.policy.flush;
+        (
+            share(flush.flush_records.saturating_sub(pending.records)),
+            share(flush.flush_bytes.saturating_sub(pending.bytes)),
+        )
+    }
+
+    /// Would a writer have rung since the lanes were looked at?
+    fn was_rung_for(&self) -> bool {
+        (0..self.spool.lanes()).any(|lane| {
+            let (producer, consumer) = (self.spool.producer(lane), self.spool.consumer(lane));
+            let tail = producer.tail.load(Ordering::Acquire);
+            tail >= consumer.ring_at_tail.load(Ordering::Relaxed)
+                || producer.published.load(Ordering::Relaxed)
+                    >= consumer.ring_at_published.load(Ordering::Relaxed)
+                || producer.waiting_for.load(Ordering::Acquire) != 0
+        })
+    }
+
+    fn failed(&self, what: &str, error: io::Error) -> Error {
+        Error::file(Path::new(&self.sink.name()), what, error)
+    }
+
+    fn spool_failed(&self, error: io::Error) -> Error {
+        Error::file(&self.spool.path, "can't sync the spool", error)
+    }
+
+    fn damaged(&self, torn: Torn) -> Error {
+        damaged(self.spool, torn)
+    }
+}
+
+fn damaged(spool: &Spool, torn: Torn) -> Error {
+    let message = format!("{torn}; nothing more is written from it");
+    Error::file(&spool.path, "the spool is damaged", message)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,129 @@
+//! A job, as a worker function sees it, and what is recorded when it fails for good.
+
+use serde::Serialize;
+use std::str::Utf8Error;
+
+/// One job: a line of the list, with its number.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    pub(crate) text: &'a [u8],
+    pub(crate) seq: u64,
+    pub(crate) round: u64,
+    pub(crate) attempt: u64,
+}
+
+impl<'a> Job<'a> {
+    /// The job's text.
+    ///
+    /// # Errors
+    /// If it is not valid UTF-8; see [`Job::as_bytes`].
+    pub fn as_str(&self) -> Result<&'a str, Utf8Error> {
+        std::str::from_utf8(self.text)
+    }
+
+    /// The job's bytes, without the end of the line.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// The job's number in its list, from 1. Two equal lines are two jobs.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Which run through the list this is, from 1.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Which attempt at the job this is, from 1.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
+    }
+}
+
+/// Why a worker function could not do a job or produce a record.
+///
+/// Any error becomes one by `?`. The job is tried again as long as it has attempts left, then it
+/// has failed for good, and is recorded with this text.
+pub struct JobError(String);
+
+impl JobError {
+    /// An error with a text of its own.
+    pub fn new(message: impl std::fmt::Display) -> JobError {
+        JobError(message.to_string())
+    }
+}
+
+impl std::fmt::Display for JobError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::fmt::Debug for JobError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+// Like `anyhow::Error`, this type is no `std::error::Error` itself: only so can every error be
+// converted into it.
+impl<E: std::error::Error> From<E> for JobError {
+    fn from(error: E) -> JobError {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        JobError(message)
+    }
+}
+
+/// What the output says of a job that has failed for good.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_base64: Option<String>,
+    pub seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round: Option<u64>,
+    pub ok: bool,
+    pub error: &'a str,
+    pub attempt: u64,
+    pub worker: &'a str,
+}
+
+impl<'a> Failure<'a> {
+    pub(crate) fn of(
+        job: &Job<'a>,
+        round: Option<u64>,
+        worker: &'a str,
+        error: &'a str,
+    ) -> Failure<'a> {
+        use base64::Engine;
+        let text = job.as_str().ok();
+        let encoded = || base64::engine::general_purpose::STANDARD.encode(job.text);
+        Failure {
+            job: text,
+            job_base64: text.is_none().then(encoded),
+            seq: job.seq,
+            round,
+            ok: false,
+            error,
+            attempt: job.attempt,
+            worker,
+        }
+    }
+
+    /// Appends it as a line of JSON.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        out.push(b'\n');
+        Ok(())
+    }
+}

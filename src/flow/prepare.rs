@@ -1,0 +1,317 @@
+//! Before anything is started: the output is opened and locked, the spool opened or built, and
+//! what an earlier run has kept in it is looked at.
+
+use super::queue::commit::Commit;
+use super::queue::jobs::{Jobs, Phase};
+use super::queue::layout::Geometry;
+use super::queue::position::ListPosition;
+use super::queue::processes;
+use super::queue::settle::{Orphan, settle};
+use super::queue::spool::Spool;
+use super::sink::file::FileSink;
+use super::source::lines;
+use crate::config::{Config, Lines, Run};
+use crate::error::Error;
+use crate::sys::atomic::Ordering;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of all lanes together, if nobody says how large one is to be.
+const LANES_BYTES: u64 = 64 << 20;
+/// Bytes of a lane then, at the most and at the least.
+const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
+
+/// Opens what the pipeline writes. `end` ends commands that an earlier run has left behind.
+///
+/// # Errors
+/// If something can't be opened, is held by another daemon, or holds work of another pipeline.
+/// Nothing was changed then.
+pub(crate) fn prepare(
+    config: &Config,
+    end: impl FnMut(Orphan),
+) -> Result<(Spool, FileSink), Error> {
+    check_list(config)?;
+    let path = spool_path(config)?;
+    let geometry = geometry(config)?;
+    let fingerprint = fingerprint(config);
+    let existing = Spool::open(&path)?;
+    if let Some(spool) = &existing {
+        check_kept(spool, fingerprint, geometry, config)?;
+    }
+    let sink = FileSink::open(&config.output.file)?;
+    let spool = match existing {
+        Some(spool) if !spool.is_closed() && spool.is_of(fingerprint, geometry) => spool,
+        other => {
+            let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
+            let spool = Spool::create(&path, geometry, fingerprint, other)?;
+            let begin = ListPosition { round, complete: true, ..ListPosition::default() };
+            begin.store(&spool, 1);
+            spool
+        }
+    };
+    settle_all(&spool, end);
+    if config.fresh {
+        forget(&spool);
+    }
+    Ok((spool, sink))
+}
+
+/// A list that is run again and again must be one that can be read again.
+fn check_list(config: &Config) -> Result<(), Error> {
+    let Some(list) = &config.jobs else { return Ok(()) };
+    let regular = match &list.lines {
+        Lines::File(path) => std::fs::metadata(path).map(|metadata| metadata.is_file()),
+        Lines::Stdin => rustix::fs::fstat(std::io::stdin())
+            .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+            .map_err(Into::into),
+    };
+    let regular = regular.map_err(|error| {
+        let name = lines::name(&list.lines).display();
+        Error::Config(format!("{name}: can't read the list of jobs: {error}"))
+    })?;
+    if list.every.is_some() && !regular {
+        return Err(Error::Config(format!(
+            "{}: a list that is run again and again must be a file; this is a pipe or a terminal, \
+             which can be read only once",
+            lines::name(&list.lines).display()
+        )));
+    }
+    Ok(())
+}
+
+fn spool_path(config: &Config) -> Result<PathBuf, Error> {
+    if let Some(path) = &config.spool.file {
+        return Ok(path.clone());
+    }
+    let output = &config.output.file;
+    let special = std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file());
+    let Some(name) = output.file_name().filter(|_| !special) else {
+        return Err(Error::Config(format!(
+            "{}: not a regular file, so there is no place beside it for the spool: name one with \
+             --spool. Such an output can't be compared with what was written: after a crash a \
+             batch may be in it twice",
+            output.display()
+        )));
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".spool");
+    Ok(output.with_file_name(hidden))
+}
+
+fn geometry(config: &Config) -> Result<Geometry, Error> {
+    let lanes: u64 = config.workers.iter().map(|worker| u64::from(worker.processes)).sum();
+    let (most, least) = LANE_BYTES;
+    let page = super::queue::layout::PAGE as u64;
+    let even_share = LANES_BYTES / lanes.max(1) / page * page;
+    let lane_bytes = config.spool.lane.unwrap_or(even_share.clamp(least, most));
+    let geometry = Geometry {
+        lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
+        lane_bytes: lane_bytes.next_multiple_of(page),
+        slots: config.spool.jobs,
+        job_bytes: config.spool.job_bytes,
+    };
+    if !geometry.is_sound() {
+        return Err(Error::Config(format!(
+            "a spool can't be built for {lanes} worker processes with lanes of {lane_bytes} bytes \
+             and {} jobs of {} bytes",
+            geometry.slots, geometry.job_bytes
+        )));
+    }
+    // A failure repeats the job's text, each byte of it escaped at worst.
+    let failure = 8 * u64::from(geometry.job_bytes) + page;
+    if geometry.lane_bytes < failure {
+        return Err(Error::Config(format!(
+            "spool.lane: {lane_bytes} bytes are too few for jobs of {} bytes (spool.job_bytes): \
+             at least {failure} are needed",
+            geometry.job_bytes
+        )));
+    }
+    Ok(geometry)
+}
+
+/// Of job source, kinds of workers with what they run, and output: whose work is in a spool.
+fn fingerprint(config: &Config) -> u64 {
+    let absolute = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        path.as_os_str().as_bytes().to_vec()
+    };
+    let mut parts: Vec<Vec<u8>> = vec![absolute(&config.output.file)];
+    match config.jobs.as_ref().map(|list| &list.lines) {
+        None => parts.push(b"no list".to_vec()),
+        Some(Lines::Stdin) => parts.push(b"standard input".to_vec()),
+        Some(Lines::File(path)) => parts.push(absolute(path)),
+    }
+    for worker in &config.workers {
+        parts.push(worker.name.clone().into_bytes());
+        match &worker.run {
+            Run::Function(name) => parts.push(name.clone().into_bytes()),
+            Run::Command(argv) => {
+                parts.extend(argv.iter().map(|argument| argument.clone().into_bytes()));
+            }
+        }
+    }
+    // FNV-1a, 64 bits; the length of each part before it, so that parts can't run together.
+    let bytes = parts.iter().flat_map(|part| {
+        part.len().to_le_bytes().into_iter().chain(part.iter().copied()).collect::<Vec<u8>>()
+    });
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// What an earlier run has kept in its spool.
+struct Kept {
+    jobs: usize,
+    records: bool,
+    /// The list was begun and not run to its end.
+    list: Option<ListPosition>,
+}
+
+impl Kept {
+    fn of(spool: &Spool) -> Kept {
+        let (_, position) = ListPosition::load(spool);
+        let begun = position.round > 0 && !position.complete;
+        if spool.is_closed() {
+            return Kept { jobs: 0, records: false, list: None };
+        }
+        let heads = Commit::load(spool).lanes;
+        let tail = |lane| spool.producer(lane).tail.load(Ordering::Acquire);
+        Kept {
+            jobs: Jobs(spool).pending(),
+            records: heads.iter().enumerate().any(|(lane, head)| tail(lane) > head.offset),
+            list: begun.then_some(position),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.jobs == 0 && !self.records && self.list.is_none()
+    }
+}
+
+/// Yesterday's jobs must never go through today's command.
+fn check_kept(
+    spool: &Spool,
+    fingerprint: u64,
+    geometry: Geometry,
+    config: &Config,
+) -> Result<(), Error> {
+    let kept = Kept::of(spool);
+    if kept.is_nothing() || spool.is_of(fingerprint, geometry) {
+        return Ok(());
+    }
+    let only_jobs = !kept.records;
+    if config.fresh && only_jobs {
+        return Ok(());
+    }
+    let what = match &kept.list {
+        Some(position) => format!(
+            "{} jobs in hand or waiting, and a list that was handed out up to job {}",
+            kept.jobs, position.seq
+        ),
+        None => format!("{} jobs in hand or waiting", kept.jobs),
+    };
+    let records = if kept.records { ", and records that are not written yet" } else { "" };
+    let why = if spool.has_fingerprint(fingerprint) {
+        "with another number of workers, or other sizes of the spool: start it as before and let \
+         it finish"
+    } else {
+        "of another pipeline (other jobs, another command or another output): run that one again \
+         to finish it"
+    };
+    let fresh = if only_jobs { ", begin anew with --fresh to forget it" } else { "" };
+    Err(Error::Config(format!(
+        "{}: this spool holds pending work ({what}{records}) {why}{fresh}, or name another spool \
+         with --spool. Nothing was touched",
+        spool.path.display()
+    )))
+}
+
+/// Everybody is dead: what they had in hand is done, or ready again.
+fn settle_all(spool: &Spool, mut end: impl FnMut(Orphan)) {
+    for lane in 0..spool.lanes() {
+        let condemned = &spool.process(processes::worker(lane)).condemned;
+        let ordered = condemned.load(Ordering::Relaxed) != 0;
+        // Lanes are numbered by u16 in the layout.
+        settle(spool, lane as u16, ordered, &mut end);
+    }
+}
+
+/// Forgets the kept jobs and the place in the list. What is published already stays.
+fn forget(spool: &Spool) {
+    let jobs = Jobs(spool);
+    let kept = jobs.pending();
+    for index in (0..jobs.len()).filter(|index| jobs.phase(*index) != Phase::Free) {
+        jobs.forget(index);
+    }
+    let (generation, position) = ListPosition::load(spool);
+    if kept > 0 {
+        log::warn!("--fresh: {kept} kept jobs are forgotten, the list begins anew");
+    }
+    let begin =
+        ListPosition { round: position.round, complete: true, ..ListPosition::default() };
+    begin.store(spool, generation + 1);
+}
+
+/// First half of the kernel's boot id.
+pub(crate) fn boot_id() -> u64 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Output, Worker};
+
+    fn config(command: &[&str]) -> Config {
+        let command = command.iter().map(ToString::to_string).collect();
+        Config {
+            name: "test".into(),
+            jobs: None,
+            workers: vec![Worker::new("w", Run::Command(command))],
+            buffer: Default::default(),
+            output: Output::new("out.jsonl"),
+            shutdown: Default::default(),
+            restart: Default::default(),
+            spool: Default::default(),
+            log: Default::default(),
+            fresh: false,
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_tells_pipelines_apart() {
+        let print = |command: &[&str]| fingerprint(&config(command));
+        assert_eq!(print(&["ping", "-c1"]), print(&["ping", "-c1"]));
+        assert_ne!(print(&["ping", "-c1"]), print(&["rm", "-c1"]));
+        assert_ne!(print(&["a", "bc"]), print(&["ab", "c"]));
+    }
+
+    #[test]
+    fn lanes_shrink_with_many_workers() {
+        let mut config = config(&["true"]);
+        assert_eq!(geometry(&config).expect("sound").lane_bytes, 1 << 20);
+        config.workers[0].processes = 500;
+        assert_eq!(geometry(&config).expect("sound").lane_bytes, 128 << 10);
+    }
+
+    #[test]
+    fn a_lane_that_can_not_hold_a_failure_is_refused() {
+        let mut config = config(&["true"]);
+        config.spool.lane = Some(64 << 10);
+        config.spool.job_bytes = 64 << 10;
+        assert!(matches!(geometry(&config), Err(Error::Config(_))));
+    }
+
+    #[test]
+    fn the_spool_stands_beside_the_output() {
+        let mut config = config(&["true"]);
+        config.output.file = "/tmp/x/results.jsonl".into();
+        let path = spool_path(&config).expect("a path");
+        assert_eq!(path, Path::new("/tmp/x/.results.jsonl.spool"));
+        config.output.file = "/dev/null".into();
+        assert!(matches!(spool_path(&config), Err(Error::Config(_))));
+    }
+}

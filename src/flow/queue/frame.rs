@@ -1,0 +1,171 @@
+//! A frame: what a lane is made of.
+//!
+//! ```text
+//! bytes  0..4   checksum (CRC-32C) of all that follows, the payload included
+//! bytes  4..8   length of the payload in bytes (low 28 bits), kind (high 4)
+//! bytes  8..16  offset of this frame in its lane, counted from the lane's beginning: a frame of an
+//!               earlier lap never passes for one of this
+//! bytes 16..24  records of this lane up to and including this frame: none is lost or doubled unseen
+//! bytes 24..    payload, padded to a multiple of 8
+//! ```
+
+/// Bytes before the payload.
+pub(crate) const HEAD: usize = 24;
+
+/// Frames begin on multiples of this.
+const ALIGN: usize = 8;
+
+/// The longest payload.
+pub(crate) const PAYLOAD_MAX: usize = (1 << 28) - 1;
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A record for the output.
+    Result = 1,
+    /// A record for the dead letters.
+    DeadLetter = 2,
+    /// A job has ended, and has succeeded. The payload is a [`JobEnd`].
+    JobDone = 3,
+    /// A job has ended, and has failed for good. The payload is a [`JobEnd`].
+    JobFailed = 4,
+}
+
+impl Kind {
+    fn from_bits(bits: u32) -> Option<Kind> {
+        match bits {
+            1 => Some(Kind::Result),
+            2 => Some(Kind::DeadLetter),
+            3 => Some(Kind::JobDone),
+            4 => Some(Kind::JobFailed),
+            _ => None,
+        }
+    }
+
+    /// Records are what is counted as published and written.
+    pub(crate) fn is_record(self) -> bool {
+        matches!(self, Kind::Result | Kind::DeadLetter)
+    }
+}
+
+/// Which job has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JobEnd {
+    pub seq: u64,
+    pub round: u64,
+}
+
+impl JobEnd {
+    pub(crate) const BYTES: usize = 16;
+
+    pub(crate) fn to_bytes(self) -> [u8; JobEnd::BYTES] {
+        let mut bytes = [0; JobEnd::BYTES];
+        bytes[..8].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.round.to_le_bytes());
+        bytes
+    }
+}
+
+/// A frame's head, read or to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub kind: Kind,
+    /// Bytes of the payload.
+    pub len: usize,
+    pub offset: u64,
+    pub records: u64,
+    checksum: u32,
+}
+
+/// Bytes that a frame with such a payload takes in its lane.
+pub(crate) const fn size(payload: usize) -> usize {
+    (HEAD + payload).next_multiple_of(ALIGN)
+}
+
+impl Head {
+    /// The head of a frame with this payload.
+    pub(crate) fn of(kind: Kind, offset: u64, records: u64, payload: &[u8]) -> Head {
+        assert!(payload.len() <= PAYLOAD_MAX, "a payload is checked before it is published");
+        let mut head = Head { kind, len: payload.len(), offset, records, checksum: 0 };
+        head.checksum = head.sum(payload);
+        head
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; HEAD] {
+        let mut bytes = self.unsummed();
+        bytes[..4].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes
+    }
+
+    /// What these bytes say; `None` if no frame of ours begins like this.
+    pub(crate) fn from_bytes(bytes: &[u8; HEAD]) -> Option<Head> {
+        let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
+        let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
+        let kind_and_len = half(4);
+        Some(Head {
+            checksum: half(0),
+            kind: Kind::from_bits(kind_and_len >> 28)?,
+            len: (kind_and_len as usize) & PAYLOAD_MAX,
+            offset: word(8),
+            records: word(16),
+        })
+    }
+
+    /// Is this the payload that the head was made for?
+    pub(crate) fn fits(&self, payload: &[u8]) -> bool {
+        payload.len() == self.len && self.sum(payload) == self.checksum
+    }
+
+    fn unsummed(&self) -> [u8; HEAD] {
+        let mut bytes = [0; HEAD];
+        let kind_and_len = (self.kind as u32) << 28 | self.len as u32;
+        bytes[4..8].copy_from_slice(&kind_and_len.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.records.to_le_bytes());
+        bytes
+    }
+
+    fn sum(&self, payload: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.unsummed()[4..]), payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_reads_back_as_it_was_written() {
+        let head = Head::of(Kind::JobFailed, 1 << 40, 17, b"payload");
+        let read = Head::from_bytes(&head.to_bytes()).expect("a head");
+        assert_eq!(read, head);
+        assert!(read.fits(b"payload"));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let payload = *b"some payload";
+        let bytes = Head::of(Kind::Result, 4096, 3, &payload).to_bytes();
+        for bit in 0..HEAD * 8 {
+            let mut broken = bytes;
+            broken[bit / 8] ^= 1 << (bit % 8);
+            let intact = Head::from_bytes(&broken).is_some_and(|head| head.fits(&payload));
+            assert!(!intact, "bit {bit} of the head");
+        }
+        let head = Head::from_bytes(&bytes).expect("a head");
+        for bit in 0..payload.len() * 8 {
+            let mut broken = payload;
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(!head.fits(&broken), "bit {bit} of the payload");
+        }
+    }
+
+    #[test]
+    fn frames_are_padded_to_eight_bytes() {
+        assert_eq!(size(0), 24);
+        assert_eq!(size(1), 32);
+        assert_eq!(size(8), 32);
+        assert_eq!(size(105), 136);
+    }
+}

@@ -1,0 +1,380 @@
+//! The table of jobs that were handed out.
+//!
+//! # Invariants
+//! - Only the source fills a slot, and only the source frees one.
+//! - Only the worker that has claimed a slot changes it, until it is ready again; after the
+//!   worker's death, [`super::settle`].
+//! - Nothing of a slot is believed before it is claimed: the claim is the one compare-and-swap.
+//! - A claimed slot is *done* exactly if its claimer's lane has a tail of at least `result_end`.
+//!   So a job is done, and all of its records are published, by one and the same store.
+//! - `result_end` is `u64::MAX` whenever a slot becomes ready.
+
+use super::bell;
+use super::layout::Slot;
+use super::spool::Spool;
+use crate::sys::atomic::{AtomicU64, Ordering, full_fence};
+use crate::sys::{clock, futex};
+use std::time::Duration;
+
+/// Not yet: no tail ever gets there.
+pub(crate) const NO_RESULT: u64 = u64::MAX;
+
+/// Who claims: a lane, and which of the processes that have had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claimer {
+    pub lane: u16,
+    pub incarnation: u16,
+}
+
+/// What a slot is, in one word, so that it changes in one step.
+///
+/// ```text
+/// bits 0..8 phase, 8..24 lane, 24..40 incarnation, 40..64 how often the state has changed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State(u64);
+
+/// Phase of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The source may fill it.
+    Free,
+    /// Any worker may claim it.
+    Ready,
+    /// A worker has it in hand, or has finished it.
+    Claimed(Claimer),
+    /// No state that we ever store: the spool is damaged.
+    Unknown,
+}
+
+impl State {
+    pub(crate) fn from_word(word: u64) -> State {
+        State(word)
+    }
+
+    pub(crate) fn phase(self) -> Phase {
+        match self.0 & 0xff {
+            0 => Phase::Free,
+            1 => Phase::Ready,
+            2 => Phase::Claimed(Claimer {
+                lane: (self.0 >> 8) as u16,
+                incarnation: (self.0 >> 24) as u16,
+            }),
+            _ => Phase::Unknown,
+        }
+    }
+
+    /// The state after this one.
+    fn then(self, phase: Phase) -> State {
+        let changes = ((self.0 >> 40) + 1) << 40;
+        State(match phase {
+            Phase::Free => changes,
+            Phase::Ready => changes | 1,
+            Phase::Claimed(by) => {
+                changes | 2 | u64::from(by.lane) << 8 | u64::from(by.incarnation) << 24
+            }
+            Phase::Unknown => unreachable!("no one asks for an unknown state"),
+        })
+    }
+}
+
+/// Why a job is used up, as its slot keeps it for the one who publishes the failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Reason {
+    /// The job is longer than a slot's payload.
+    TooLong = 1,
+    /// The worker died too often with it in hand.
+    Deaths = 2,
+}
+
+impl Reason {
+    pub(crate) fn from_word(word: u64) -> Option<Reason> {
+        match word {
+            1 => Some(Reason::TooLong),
+            2 => Some(Reason::Deaths),
+            _ => None,
+        }
+    }
+}
+
+/// A job on its way into a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewJob<'a> {
+    pub text: &'a [u8],
+    pub seq: u64,
+    pub round: u64,
+    /// Where the list goes on behind it.
+    pub offset: u64,
+    /// Checksum of the list up to there.
+    pub prefix: u64,
+    pub reason: Option<Reason>,
+}
+
+/// A job in hand.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub slot: usize,
+    pub text: Vec<u8>,
+    pub seq: u64,
+    pub round: u64,
+    /// Failures before this attempt.
+    pub attempts: u64,
+    pub put_back: u64,
+    pub reason: Option<Reason>,
+    state: u64,
+}
+
+/// What looking for a job came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// One is in hand.
+    Job,
+    /// There is none now; the first of those that wait for their next attempt may start then.
+    None { until: Option<Duration> },
+}
+
+/// The table, as any role sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Jobs<'a>(pub &'a Spool);
+
+impl Jobs<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.0.layout.geometry.slots as usize
+    }
+
+    pub(crate) fn slot(&self, index: usize) -> &Slot {
+        assert!(index < self.len(), "slot {index} of {}", self.len());
+        self.0.mapping.at::<Slot>(self.0.layout.slots + index * size_of::<Slot>())
+    }
+
+    pub(crate) fn phase(&self, index: usize) -> Phase {
+        State::from_word(self.slot(index).state.load(Ordering::Acquire)).phase()
+    }
+
+    /// Has the slot's job been published whole?
+    pub(crate) fn is_done(&self, index: usize) -> bool {
+        let Phase::Claimed(by) = self.phase(index) else { return false };
+        let end = self.slot(index).result_end.load(Ordering::Acquire);
+        self.0.has_lane(by.lane) && self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
+    }
+
+    /// Slots that hold a job which is not done.
+    pub(crate) fn pending(&self) -> usize {
+        (0..self.len())
+            .filter(|index| self.phase(*index) != Phase::Free && !self.is_done(*index))
+            .count()
+    }
+
+    fn payload(&self, index: usize) -> usize {
+        self.0.layout.payloads + index * self.0.layout.payload_stride
+    }
+
+    // What the source does.
+
+    /// Puts a job into a free slot. It is not seen by workers before [`Jobs::announce`] wakes
+    /// them, but may be claimed at once by one that looks.
+    pub(crate) fn fill(&self, index: usize, job: &NewJob<'_>) {
+        let slot = self.slot(index);
+        let state = State::from_word(slot.state.load(Ordering::Acquire));
+        assert_eq!(state.phase(), Phase::Free, "only a free slot is filled");
+        let len = job.text.len().min(self.0.layout.geometry.job_bytes as usize);
+        self.0.mapping.write(self.payload(index), &job.text[..len]);
+        for (word, value) in [
+            (&slot.result_end, NO_RESULT),
+            (&slot.len, len as u64),
+            (&slot.seq, job.seq),
+            (&slot.round, job.round),
+            (&slot.offset, job.offset),
+            (&slot.prefix, job.prefix),
+            (&slot.reason, job.reason.map_or(0, |reason| reason as u64)),
+            (&slot.not_before, 0),
+            (&slot.attempts, 0),
+            (&slot.deaths, 0),
+            (&slot.put_back, 0),
+            (&slot.started, 0),
+            (&slot.command, 0),
+            (&slot.command_start, 0),
+        ] {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
+    }
+
+    /// Wakes as many idle threads as there are new jobs.
+    pub(crate) fn announce(&self, count: usize) {
+        let bells = self.0.bells();
+        bells.jobs.fetch_add(1, Ordering::SeqCst);
+        full_fence();
+        if bells.jobs_idle.load(Ordering::Relaxed) > 0 {
+            futex::wake(&bells.jobs, u32::try_from(count).unwrap_or(u32::MAX), futex::EVERYONE);
+        }
+    }
+
+    /// Gives a done slot back. Its position in the list must have been saved before.
+    pub(crate) fn free(&self, index: usize) {
+        assert!(self.is_done(index), "only a done job's slot is freed");
+        let slot = self.slot(index);
+        let state = State::from_word(slot.state.load(Ordering::Acquire));
+        slot.state.store(state.then(Phase::Free).0, Ordering::Release);
+    }
+
+    /// Gives a slot back whose job nobody wants any more, while nothing runs.
+    pub(crate) fn forget(&self, index: usize) {
+        let slot = self.slot(index);
+        let state = State::from_word(slot.state.load(Ordering::Acquire));
+        slot.state.store(state.then(Phase::Free).0, Ordering::Release);
+    }
+
+    // What a worker does.
+
+    /// Takes a job that is ready and due, if there is one.
+    pub(crate) fn claim(&self, by: Claimer, job: &mut Claimed) -> Claim {
+        let hint = &self.0.bells().jobs_hint;
+        let start = hint.load(Ordering::Relaxed) as usize;
+        let mut until: Option<u64> = None;
+        for step in 0..self.len() {
+            let index = (start + step) % self.len();
+            let slot = self.slot(index);
+            let state = State::from_word(slot.state.load(Ordering::Acquire));
+            if state.phase() != Phase::Ready {
+                continue;
+            }
+            // Not claimed yet, so only a hint; if it is wrong the worst is an early start.
+            let due = slot.not_before.load(Ordering::Relaxed);
+            if due > 0 && due > clock::nanos(clock::now()) {
+                until = Some(until.map_or(due, |until| until.min(due)));
+                continue;
+            }
+            let claimed = state.then(Phase::Claimed(by)).0;
+            let swap = slot.state.compare_exchange(
+                state.0,
+                claimed,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if swap.is_ok() {
+                hint.store((index + 1) as u32, Ordering::Relaxed);
+                self.read(index, claimed, job);
+                return Claim::Job;
+            }
+        }
+        Claim::None { until: until.map(Duration::from_nanos) }
+    }
+
+    fn read(&self, index: usize, state: u64, job: &mut Claimed) {
+        let slot = self.slot(index);
+        let len = slot.len.load(Ordering::Relaxed).min(self.0.layout.geometry.job_bytes.into());
+        job.text.clear();
+        self.0.mapping.append_to(self.payload(index), len as usize, &mut job.text);
+        job.slot = index;
+        job.seq = slot.seq.load(Ordering::Relaxed);
+        job.round = slot.round.load(Ordering::Relaxed);
+        job.attempts = slot.attempts.load(Ordering::Relaxed);
+        job.put_back = slot.put_back.load(Ordering::Relaxed);
+        job.reason = Reason::from_word(slot.reason.load(Ordering::Relaxed));
+        job.state = state;
+    }
+
+    /// Notes that the attempt begins. Its death is counted before it starts: if the worker dies,
+    /// nobody is left to count.
+    pub(crate) fn begin(&self, job: &Claimed) {
+        let slot = self.slot(job.slot);
+        slot.deaths.fetch_add(1, Ordering::Relaxed);
+        slot.started.store(clock::nanos(clock::wall()), Ordering::Release);
+    }
+
+    /// Notes the process group of the job's command, so that whoever settles this slot after our
+    /// death can end it first; 0: it has ended.
+    pub(crate) fn note_command(&self, job: &Claimed, group: i32, start_time: u64) {
+        let slot = self.slot(job.slot);
+        slot.command_start.store(start_time, Ordering::Relaxed);
+        slot.command.store(u64::from(group.unsigned_abs()), Ordering::Release);
+    }
+
+    /// Makes a job in hand ready again, to be started at `not_before` or later.
+    pub(crate) fn put_back(&self, job: &Claimed, why: PutBack, not_before: Option<Duration>) {
+        let slot = self.slot(job.slot);
+        slot.deaths.fetch_sub(1, Ordering::Relaxed);
+        match why {
+            PutBack::Failed => slot.attempts.fetch_add(1, Ordering::Relaxed),
+            PutBack::Interrupted => slot.put_back.fetch_add(1, Ordering::Relaxed),
+        };
+        slot.not_before.store(not_before.map_or(0, clock::nanos), Ordering::Relaxed);
+        slot.command.store(0, Ordering::Relaxed);
+        slot.result_end.store(NO_RESULT, Ordering::Relaxed);
+        let ready = State::from_word(job.state).then(Phase::Ready).0;
+        let swap =
+            slot.state.compare_exchange(job.state, ready, Ordering::AcqRel, Ordering::Relaxed);
+        assert!(swap.is_ok(), "a slot in hand was changed by somebody else");
+        self.announce(1);
+    }
+
+    /// Sleeps until a job may be ready, `until`, or `stop`; `set` names the sleeper's process.
+    ///
+    /// The caller has found none since it read `seen` from [`Jobs::bell`]. If the source waits for
+    /// slots it is woken: by now there may be some.
+    pub(crate) fn wait(&self, seen: u32, until: Option<Duration>, set: futex::Set) {
+        let bells = self.0.bells();
+        bell::ring(&bells.source);
+        futex::wait(&bells.jobs, seen, until, set);
+    }
+
+    /// The word that grows with each announcement.
+    pub(crate) fn bell(&self) -> u32 {
+        self.0.bells().jobs.load(Ordering::SeqCst)
+    }
+
+    /// Counts the caller among the idle for as long as the guard lives.
+    pub(crate) fn idle(&self) -> Idle<'_> {
+        self.0.bells().jobs_idle.fetch_add(1, Ordering::SeqCst);
+        full_fence();
+        Idle(self.0)
+    }
+
+    /// Wakes the threads of one worker process, which have another reason than a job to look up.
+    pub(crate) fn wake_set(&self, set: futex::Set) {
+        let bells = self.0.bells();
+        bells.jobs.fetch_add(1, Ordering::SeqCst);
+        futex::wake(&bells.jobs, u32::MAX, set);
+    }
+
+    // What settling does: see there.
+
+    /// Makes a slot of a dead worker ready again.
+    pub(super) fn make_ready(&self, index: usize) {
+        let slot = self.slot(index);
+        let state = State::from_word(slot.state.load(Ordering::Acquire));
+        slot.command.store(0, Ordering::Relaxed);
+        slot.result_end.store(NO_RESULT, Ordering::Relaxed);
+        slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
+    }
+
+    /// The word that says where a job's results end, for the lane that publishes them.
+    pub(crate) fn result_end(&self, job: &Claimed) -> &AtomicU64 {
+        &self.slot(job.slot).result_end
+    }
+}
+
+/// Why a job goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PutBack {
+    /// The attempt failed, and counts.
+    Failed,
+    /// Somebody else ended its command; counted apart.
+    Interrupted,
+}
+
+/// See [`Jobs::idle`].
+pub(crate) struct Idle<'a>(&'a Spool);
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        // Never below zero: a restart may have reset it while we slept.
+        let _old = self.0.bells().jobs_idle.fetch_update(
+            Ordering::SeqCst,
+            Ordering::Relaxed,
+            |count| count.checked_sub(1),
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! The table of our processes, for `status`, for orphans, and for the next start.
+
+use super::layout::{Process, ProcessState};
+use super::spool::Spool;
+use crate::sys::atomic::Ordering;
+use crate::sys::proc_fs;
+
+/// Slot of the source.
+pub(crate) const SOURCE: usize = 0;
+/// Slot of the buffer.
+pub(crate) const BUFFER: usize = 1;
+
+/// Slot of the worker of a lane.
+pub(crate) const fn worker(lane: usize) -> usize {
+    2 + lane
+}
+
+/// Enters the calling process, and returns which incarnation of its role it is, from 1.
+pub(crate) fn enter(spool: &Spool, index: usize) -> u64 {
+    let pid = std::process::id();
+    let process: &Process = spool.process(index);
+    // The start time goes last: with an old one, the new pid names nobody.
+    process.start.store(0, Ordering::Relaxed);
+    process.pid.store(pid.into(), Ordering::Relaxed);
+    process.state.store(ProcessState::Starting as u64, Ordering::Relaxed);
+    process.condemned.store(0, Ordering::Relaxed);
+    let incarnation = process.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
+    let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
+    process.start.store(start, Ordering::Release);
+    incarnation
+}
+
+/// Says what the process of this slot is doing.
+pub(crate) fn set_state(spool: &Spool, index: usize, state: ProcessState) {
+    spool.process(index).state.store(state as u64, Ordering::Release);
+}
+
+/// Has the process of this slot ended in order?
+pub(crate) fn has_ended(spool: &Spool, index: usize) -> bool {
+    spool.process(index).state.load(Ordering::Acquire) == ProcessState::Ended as u64
+}
+
+/// The living process of this slot: its pid, if one is entered and it is still the same process.
+pub(crate) fn living(spool: &Spool, index: usize) -> Option<i32> {
+    let process = spool.process(index);
+    let start = process.start.load(Ordering::Acquire);
+    let pid = i32::try_from(process.pid.load(Ordering::Relaxed)).ok().filter(|pid| *pid > 0)?;
+    (start != 0 && proc_fs::start_time(pid) == Some(start)).then_some(pid)
+}

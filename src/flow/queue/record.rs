@@ -1,0 +1,92 @@
+//! A handful of words that are replaced as one: a checksum says whether all of them are there,
+//! and a pair of records written in turn keeps the last good one while the next is stored.
+//!
+//! ```text
+//! word 0      checksum of all that follows (CRC-32C, in the low half)
+//! word 1      generation: grows by one with each store, from 1; 0: never stored
+//! word 2 ..   what the record says
+//! ```
+
+use super::layout::RECORD_HEAD;
+use crate::sys::atomic::{AtomicU64, Ordering};
+use crate::sys::mmap::Mapping;
+
+/// The newest record of the two that is whole, as its generation and words.
+pub(crate) fn load_newest(
+    mapping: &Mapping,
+    offsets: [usize; 2],
+    words: usize,
+) -> Option<(u64, Vec<u64>)> {
+    let records = offsets.map(|offset| load(mapping, offset, words));
+    records.into_iter().flatten().max_by_key(|(generation, _)| *generation)
+}
+
+/// Stores a record over the older one of the two.
+pub(crate) fn store_next(mapping: &Mapping, offsets: [usize; 2], generation: u64, words: &[u64]) {
+    store(mapping, offsets[(generation % 2) as usize], generation, words);
+}
+
+/// The record at `offset`, if it is whole.
+pub(crate) fn load(mapping: &Mapping, offset: usize, words: usize) -> Option<(u64, Vec<u64>)> {
+    let word = |index: usize| mapping.at::<AtomicU64>(offset + 8 * index);
+    let expected = word(0).load(Ordering::Acquire);
+    let generation = word(1).load(Ordering::Relaxed);
+    let words: Vec<u64> =
+        (0..words).map(|index| word(RECORD_HEAD + index).load(Ordering::Relaxed)).collect();
+    let whole = generation != 0 && expected == u64::from(checksum(generation, &words));
+    whole.then_some((generation, words))
+}
+
+/// Stores a record, the checksum last.
+pub(crate) fn store(mapping: &Mapping, offset: usize, generation: u64, words: &[u64]) {
+    assert_ne!(generation, 0, "generations count from one");
+    let word = |index: usize| mapping.at::<AtomicU64>(offset + 8 * index);
+    word(1).store(generation, Ordering::Relaxed);
+    for (index, value) in words.iter().enumerate() {
+        word(RECORD_HEAD + index).store(*value, Ordering::Relaxed);
+    }
+    word(0).store(checksum(generation, words).into(), Ordering::Release);
+}
+
+fn checksum(generation: u64, words: &[u64]) -> u32 {
+    words
+        .iter()
+        .fold(crc32c::crc32c(&generation.to_le_bytes()), |crc, word| {
+            crc32c::crc32c_append(crc, &word.to_le_bytes())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping() -> Mapping {
+        let file = tempfile::tempfile().expect("temp file");
+        file.set_len(8192).expect("set length");
+        Mapping::of_file(&file, 8192).expect("map")
+    }
+
+    #[test]
+    fn the_newest_whole_record_is_found() {
+        let mapping = mapping();
+        let offsets = [0, 4096];
+        assert_eq!(load_newest(&mapping, offsets, 2), None);
+        store_next(&mapping, offsets, 1, &[10, 11]);
+        store_next(&mapping, offsets, 2, &[20, 21]);
+        assert_eq!(load_newest(&mapping, offsets, 2), Some((2, vec![20, 21])));
+        store_next(&mapping, offsets, 3, &[30, 31]);
+        assert_eq!(load_newest(&mapping, offsets, 2), Some((3, vec![30, 31])));
+    }
+
+    #[test]
+    fn a_record_that_was_torn_at_any_word_leaves_the_one_before_it() {
+        let offsets = [0, 4096];
+        for torn in 0..4 {
+            let mapping = mapping();
+            store_next(&mapping, offsets, 1, &[10, 11]);
+            store_next(&mapping, offsets, 2, &[20, 21]);
+            mapping.at::<AtomicU64>(8 * torn).store(99, Ordering::Relaxed);
+            assert_eq!(load_newest(&mapping, offsets, 2), Some((1, vec![10, 11])), "word {torn}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What becomes of the jobs of a dead worker.
+//!
+//! A slot that it had claimed is *done* exactly if its lane's tail has reached the slot's
+//! `result_end`: then everything of the job is published. Otherwise nothing is, and the job is
+//! ready again. That holds only while nobody publishes in the lane: so a new worker settles the
+//! slots of its predecessors before it does anything else, and only after the old one was reaped.
+
+use super::jobs::{Jobs, Phase};
+use super::spool::Spool;
+use crate::sys::atomic::Ordering;
+
+/// A command that a dead worker had left running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Orphan {
+    /// Process group.
+    pub group: i32,
+    /// Start time of its leader, in clock ticks since boot.
+    pub start: u64,
+}
+
+/// Settles the slots that dead processes of this lane had claimed. Their commands are ended by
+/// `end` before their jobs are ready again. Returns how many are.
+///
+/// `ordered`: we killed the worker ourselves, so its jobs count no death.
+pub(crate) fn settle(
+    spool: &Spool,
+    lane: u16,
+    ordered: bool,
+    mut end: impl FnMut(Orphan),
+) -> usize {
+    let jobs = Jobs(spool);
+    let mut made_ready = 0;
+    for index in 0..jobs.len() {
+        let Phase::Claimed(by) = jobs.phase(index) else { continue };
+        if by.lane != lane || jobs.is_done(index) {
+            continue;
+        }
+        let slot = jobs.slot(index);
+        let group = slot.command.load(Ordering::Acquire);
+        if let Ok(group @ 1..) = i32::try_from(group) {
+            end(Orphan { group, start: slot.command_start.load(Ordering::Relaxed) });
+        }
+        if ordered {
+            let deaths = slot.deaths.load(Ordering::Relaxed);
+            slot.deaths.store(deaths.saturating_sub(1), Ordering::Relaxed);
+        }
+        jobs.make_ready(index);
+        made_ready += 1;
+    }
+    made_ready
+}

@@ -1,0 +1,475 @@
+//! The spool: the one file in which everything lives that must survive a process.
+//!
+//! It is created whole under another name and then renamed, and locked by a descriptor that all
+//! our processes share and no command inherits: as long as one of them lives, it is held.
+
+use super::layout::{
+    Bells, Consumer, Geometry, Header, LaneBell, Layout, MAGIC, PAGE, Process, Producer, Run,
+    VERSION,
+};
+use crate::error::Error;
+use crate::sys::atomic::{AtomicU32, Ordering};
+use crate::sys::mmap::Mapping;
+use crate::sys::{lock, proc_fs};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A mapped and locked spool.
+pub(crate) struct Spool {
+    pub(crate) mapping: Mapping,
+    pub(crate) layout: Layout,
+    file: File,
+    pub(crate) path: PathBuf,
+    /// Its run has ended with nothing left in it, and given the room back: only what `status`
+    /// reads is there.
+    closed: bool,
+}
+
+/// Which of our processes asks for its view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Source,
+    Worker,
+    Buffer,
+}
+
+/// File systems on which a lock or a mapping is not what it is on a local disk.
+const REFUSED: [(u64, &str); 8] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x517b, "SMB"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x2fc1_2fc1, "ZFS (copy on write)"),
+    (0xca45_1a4e, "bcachefs (copy on write)"),
+];
+const BTRFS: u64 = 0x9123_683e;
+
+impl Spool {
+    /// Creates a spool at `path`. An existing one is replaced only if the caller holds it, which
+    /// it shows by passing it.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another daemon was faster; [`Error::File`] if there is no room, no
+    /// permission, or the file system is none that a spool can live on.
+    pub(crate) fn create(
+        path: &Path,
+        geometry: Geometry,
+        fingerprint: u64,
+        replaces: Option<Spool>,
+    ) -> Result<Spool, Error> {
+        let layout = Layout::of(geometry);
+        let temporary = sibling(path, &format!(".new-{}", std::process::id()));
+        // One that a dead process with our number has left behind.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file(path, "can't create the spool", error));
+            }
+            _ => {}
+        }
+        let built = build(&temporary, layout, fingerprint).and_then(|spool| {
+            publish(&temporary, path, replaces.is_some())?;
+            Ok(spool)
+        });
+        let mut spool = built.inspect_err(|_| {
+            // Half of a spool is of no use to anyone; if it can't be removed either, the next
+            // start will try.
+            let _removed = std::fs::remove_file(&temporary);
+        })?;
+        spool.path = path.to_path_buf();
+        Ok(spool)
+    }
+
+    /// Opens and locks the spool at `path`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another daemon holds it; [`Error::File`] if it is none of ours.
+    pub(crate) fn open(path: &Path) -> Result<Option<Spool>, Error> {
+        let fail = |what: &str, error: io::Error| Error::file(path, what, error);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        loop {
+            let file = match rustix::fs::open(path, flags, Mode::empty()) {
+                Ok(descriptor) => File::from(descriptor),
+                Err(rustix::io::Errno::NOENT) => return Ok(None),
+                Err(rustix::io::Errno::LOOP) => {
+                    return Err(Error::file(path, "can't open the spool", "it is a symbolic link"));
+                }
+                Err(error) => return Err(fail("can't open the spool", error.into())),
+            };
+            let metadata = file.metadata().map_err(|error| fail("can't open the spool", error))?;
+            if !metadata.is_file() {
+                return Err(Error::file(path, "this is no spool", "not a regular file"));
+            }
+            if metadata.uid() != rustix::process::geteuid().as_raw() {
+                return Err(Error::file(
+                    path,
+                    "the spool is not trusted",
+                    format!("it belongs to user {}, and we run as another", metadata.uid()),
+                ));
+            }
+            if !lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))? {
+                return Err(Error::Held(holder(path, &file)));
+            }
+            // Was it replaced between opening and locking? Then the lock is on a file that
+            // nobody will look at again.
+            let still = std::fs::symlink_metadata(path);
+            if still.is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
+                return Spool::of_file(file, path, metadata.len()).map(Some);
+            }
+        }
+    }
+
+    fn of_file(file: File, path: &Path, len: u64) -> Result<Spool, Error> {
+        let refuse = |why: String| Error::File { path: path.to_path_buf(), message: why };
+        let header = read_header(&file, len).map_err(refuse)?;
+        let layout = Layout::of(header.geometry);
+        let closed = len == layout.slots as u64;
+        if !closed && len < layout.total as u64 {
+            return Err(refuse(format!(
+                "the spool is damaged: it has {len} bytes where {} belong; nothing was touched. \
+                 Move it away to begin anew, or restore it",
+                layout.total
+            )));
+        }
+        let mapped = if closed { layout.slots } else { layout.total };
+        let mapping = Mapping::of_file(&file, mapped)
+            .map_err(|error| Error::file(path, "can't map the spool", error))?;
+        Ok(Spool { mapping, layout, file, path: path.to_path_buf(), closed })
+    }
+
+    /// Has its last run ended with nothing left in it?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Was it built for this pipeline?
+    pub(crate) fn has_fingerprint(&self, fingerprint: u64) -> bool {
+        self.header().fingerprint.load(Ordering::Relaxed) == fingerprint
+    }
+
+    /// Was it built for this pipeline, in this size?
+    pub(crate) fn is_of(&self, fingerprint: u64, geometry: Geometry) -> bool {
+        self.has_fingerprint(fingerprint) && self.layout.geometry == geometry
+    }
+
+    /// Notes how the run has ended. If nothing is left in it, the room is given back; nothing may
+    /// touch the rest after that.
+    pub(crate) fn end(&self, code: u8, empty: bool) {
+        self.run().ended.store(1 + u64::from(code), Ordering::Release);
+        if empty {
+            // If that fails it is only larger than it needs to be.
+            let _shrunk = self.file.set_len(self.layout.slots as u64);
+        }
+    }
+
+    /// From now on this process can write only what its role writes.
+    pub(crate) fn restrict(&self, role: Role) -> io::Result<()> {
+        let layout = &self.layout;
+        let (position, processes) = (layout.position[0], layout.processes);
+        let (commit, slots) = (layout.commit[0], layout.slots);
+        let forbidden: &[std::ops::Range<usize>] = match role {
+            Role::Source => &[0..position, commit..slots, layout.producers..layout.total],
+            Role::Worker => &[
+                0..processes,
+                commit..slots,
+                layout.payloads..layout.producers,
+                layout.consumers..layout.total,
+            ],
+            Role::Buffer => &[
+                0..processes,
+                slots..layout.consumers,
+                layout.rings..layout.total,
+            ],
+        };
+        forbidden.iter().try_for_each(|range| self.mapping.make_read_only(range.clone()))
+    }
+
+    /// Maps a lane's ring, twice in a row.
+    pub(crate) fn map_ring(&self, lane: usize, writable: bool) -> io::Result<Mapping> {
+        let (offset, len) = (self.layout.ring(lane), self.layout.geometry.lane_bytes as usize);
+        Mapping::ring(&self.file, offset as u64, len, writable)
+    }
+
+    /// Forces everything to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.file.as_fd().as_raw_fd()
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        self.mapping.at(0)
+    }
+
+    pub(crate) fn run(&self) -> &Run {
+        self.mapping.at(self.layout.run)
+    }
+
+    pub(crate) fn bells(&self) -> &Bells {
+        self.mapping.at(self.layout.bells)
+    }
+
+    pub(crate) fn lane_bell(&self, lane: usize) -> &AtomicU32 {
+        self.check_lane(lane);
+        let lanes = self.layout.bells + size_of::<Bells>();
+        &self.mapping.at::<LaneBell>(lanes + lane * size_of::<LaneBell>()).space
+    }
+
+    pub(crate) fn process(&self, index: usize) -> &Process {
+        assert!(index < self.processes(), "process {index}");
+        self.mapping.at(self.layout.processes + index * size_of::<Process>())
+    }
+
+    /// How many slots the process table has.
+    pub(crate) fn processes(&self) -> usize {
+        2 + self.lanes()
+    }
+
+    pub(crate) fn lanes(&self) -> usize {
+        self.layout.geometry.lanes as usize
+    }
+
+    /// Does this number, read from the spool, name a lane?
+    pub(crate) fn has_lane(&self, lane: u16) -> bool {
+        usize::from(lane) < self.lanes()
+    }
+
+    pub(crate) fn producer(&self, lane: usize) -> &Producer {
+        self.check_lane(lane);
+        self.mapping.at(self.layout.producers + lane * PAGE)
+    }
+
+    pub(crate) fn consumer(&self, lane: usize) -> &Consumer {
+        self.check_lane(lane);
+        self.mapping.at(self.layout.consumers + lane * PAGE)
+    }
+
+    fn check_lane(&self, lane: usize) {
+        assert!(lane < self.lanes(), "lane {lane} of {}", self.lanes());
+    }
+
+    /// Wakes everyone who sleeps on a word of this spool: after a death, since the dead may have
+    /// owed a wake-up.
+    pub(crate) fn wake_all(&self) {
+        let bells = self.bells();
+        bells.jobs.fetch_add(1, Ordering::SeqCst);
+        crate::sys::futex::wake(&bells.jobs, u32::MAX, crate::sys::futex::EVERYONE);
+        super::bell::ring_for_sure(&bells.source);
+        super::bell::ring_for_sure(&bells.buffer);
+        for lane in 0..self.lanes() {
+            super::bell::ring_for_sure(self.lane_bell(lane));
+        }
+    }
+}
+
+struct HeaderFacts {
+    geometry: Geometry,
+}
+
+/// Reads and checks the first page. What is wrong is said so that a tired person knows what to do.
+fn read_header(file: &File, len: u64) -> Result<HeaderFacts, String> {
+    if len < PAGE as u64 {
+        return Err(format!(
+            "this is no spool: it has only {len} bytes; nothing was touched. If you don't need the \
+             file, remove it; otherwise name another with --spool"
+        ));
+    }
+    let page = Mapping::of_file(file, PAGE).map_err(|error| format!("can't be read: {error}"))?;
+    let header: &Header = page.at(0);
+    if header.magic.load(Ordering::Acquire) != MAGIC {
+        return Err("this is no spool of procsig, or one of another kind of machine; nothing was \
+                    touched. Name another file with --spool"
+            .into());
+    }
+    let version = header.version.load(Ordering::Relaxed);
+    if version != VERSION {
+        return Err(format!(
+            "the spool has format {version}, and this program reads format {VERSION}; nothing was \
+             touched. Let the version that wrote it finish it, or move it away to begin anew"
+        ));
+    }
+    let word = |value: u64| u32::try_from(value).unwrap_or(0);
+    let geometry = Geometry {
+        lanes: word(header.lanes.load(Ordering::Relaxed)),
+        lane_bytes: header.lane_bytes.load(Ordering::Relaxed),
+        slots: word(header.slots.load(Ordering::Relaxed)),
+        job_bytes: word(header.job_bytes.load(Ordering::Relaxed)),
+    };
+    if header.checksum.load(Ordering::Relaxed) != checksum(header) || !geometry.is_sound() {
+        return Err("the spool's header is damaged; nothing was touched. Restore it, or move it \
+                    away to begin anew"
+            .into());
+    }
+    Ok(HeaderFacts { geometry })
+}
+
+fn checksum(header: &Header) -> u64 {
+    let words = [
+        &header.version,
+        &header.lanes,
+        &header.lane_bytes,
+        &header.slots,
+        &header.job_bytes,
+        &header.identity,
+        &header.fingerprint,
+    ];
+    words
+        .iter()
+        .fold(0, |crc, word| {
+            crc32c::crc32c_append(crc, &word.load(Ordering::Relaxed).to_le_bytes())
+        })
+        .into()
+}
+
+/// Creates, locks and fills the file under its temporary name.
+fn build(temporary: &Path, layout: Layout, fingerprint: u64) -> Result<Spool, Error> {
+    let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
+    let flags =
+        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .map_err(|error| fail("can't create the spool", error.into()))?;
+    check_file_system(&file, temporary)?;
+    lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))?;
+    // In full, now: a mapped page without room on the disk would end a process with SIGBUS later.
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, layout.total as u64).map_err(
+        |error| {
+            fail(
+                &format!("can't reserve {} bytes for the spool", layout.total),
+                error.into(),
+            )
+        },
+    )?;
+    let mapping = Mapping::of_file(&file, layout.total)
+        .map_err(|error| fail("can't map the spool", error))?;
+    let spool = Spool { mapping, layout, file, path: temporary.to_path_buf(), closed: false };
+    write_header(&spool, fingerprint);
+    // The name appears only after the content: what a crash leaves is the old spool or this one.
+    spool.file.sync_all().map_err(|error| fail("can't write the spool", error))?;
+    Ok(spool)
+}
+
+fn write_header(spool: &Spool, fingerprint: u64) {
+    let (header, geometry) = (spool.header(), spool.layout.geometry);
+    for (word, value) in [
+        (&header.version, VERSION),
+        (&header.lanes, geometry.lanes.into()),
+        (&header.lane_bytes, geometry.lane_bytes),
+        (&header.slots, geometry.slots.into()),
+        (&header.job_bytes, geometry.job_bytes.into()),
+        (&header.identity, random()),
+        (&header.fingerprint, fingerprint),
+    ] {
+        word.store(value, Ordering::Relaxed);
+    }
+    header.checksum.store(checksum(header), Ordering::Relaxed);
+    header.magic.store(MAGIC, Ordering::Release);
+}
+
+fn check_file_system(file: &File, path: &Path) -> Result<(), Error> {
+    let stat = rustix::fs::fstatfs(file)
+        .map_err(|error| Error::file(path, "can't query the file system", error))?;
+    let kind = (stat.f_type as u64) & 0xffff_ffff;
+    if let Some((_, name)) = REFUSED.iter().find(|(magic, _)| *magic == kind) {
+        return Err(Error::file(
+            path,
+            "a spool can't live here",
+            format!("this is {name}; name a file on a local disk with --spool"),
+        ));
+    }
+    if kind == BTRFS {
+        // Copied blocks could run out of room under a mapping; must be set while the file is empty.
+        let flags = rustix::fs::ioctl_getflags(file)
+            .and_then(|flags| {
+                rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW)
+            });
+        flags.map_err(|error| {
+            Error::file(path, "can't switch off copy on write for the spool", error)
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives the finished spool its name.
+fn publish(temporary: &Path, path: &Path, replace: bool) -> Result<(), Error> {
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    let renamed = match rustix::fs::renameat_with(CWD, temporary, CWD, path, flags) {
+        // A file system without this kind of rename: a hard link refuses an existing name too.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !replace => {
+            rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty())
+                .and_then(|()| rustix::fs::unlink(temporary))
+        }
+        other => other,
+    };
+    match renamed {
+        Ok(()) => sync_directory(path),
+        Err(rustix::io::Errno::EXIST) => Err(Error::Held(format!(
+            "{}: another daemon has just created this spool",
+            path.display()
+        ))),
+        Err(error) => Err(Error::file(path, "can't create the spool", error)),
+    }
+}
+
+/// Forces the directory entry of `path` to the disk.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Error::file(directory, "can't write the directory", error))
+}
+
+/// `path` with something behind its name.
+pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// A random word.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Cannot fail for so few bytes on any kernel we run on; if it does, time and pid still tell
+    // two spools apart.
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_le_bytes(bytes),
+        _ => {
+            crate::sys::clock::nanos(crate::sys::clock::wall()) ^ u64::from(std::process::id())
+        }
+    }
+}
+
+/// Says who holds the spool.
+fn holder(path: &Path, file: &File) -> String {
+    let path = path.display();
+    let pid = file.metadata().ok().and_then(|metadata| {
+        read_header(file, metadata.len()).ok()?;
+        let mapping = Mapping::of_file(file, 2 * PAGE).ok()?;
+        // The run is the first region behind the header, whatever the geometry.
+        let run: &Run = mapping.at(PAGE);
+        let pid = i32::try_from(run.main_pid.load(Ordering::Relaxed)).ok()?;
+        let start = run.main_start.load(Ordering::Relaxed);
+        (proc_fs::start_time(pid) == Some(start)).then_some(pid)
+    });
+    match pid {
+        Some(pid) => format!(
+            "{path}: another procsig (pid {pid}) holds this spool; stop it first, or name another \
+             spool with --spool"
+        ),
+        None => format!(
+            "{path}: processes of an earlier procsig still hold this spool; they end by themselves \
+             at their deadline. Start again then, or name another spool with --spool"
+        ),
+    }
+}

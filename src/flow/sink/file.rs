@@ -1,0 +1,297 @@
+//! A file that is appended to.
+//!
+//! # Invariants
+//! - Bytes before the committed length are never touched again.
+//! - The file never shrinks, except by bytes that are not ours and not whole: a reader that
+//!   follows it sees each byte once.
+//! - One pipeline writes it: it is locked as long as one of our processes lives.
+
+use super::{Position, Sink};
+use crate::error::Error;
+use crate::sys::lock;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// An output file, open and locked.
+#[derive(Debug)]
+pub(crate) struct FileSink {
+    path: PathBuf,
+    file: File,
+    /// A regular file has positions; a pipe or a terminal has none.
+    regular: bool,
+    at: Position,
+}
+
+impl FileSink {
+    /// Opens the file for appending, creates it if need be, and locks it.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another pipeline writes it; [`Error::File`] if it can't be written.
+    pub(crate) fn open(path: &Path) -> Result<FileSink, Error> {
+        let fail = |error: io::Error| Error::file(path, "can't open the output", error);
+        let existing = std::fs::metadata(path).ok();
+        if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+            return Err(Error::file(path, "can't write the output", "it is a directory"));
+        }
+        let regular = existing.as_ref().is_none_or(std::fs::Metadata::is_file);
+        let fifo = existing.is_some_and(|existing| existing.file_type().is_fifo());
+        let mut options = OpenOptions::new();
+        // A regular file is also read, to find out what of a batch is there already. A FIFO is
+        // opened without waiting for a reader: without one the answer is an error that says so.
+        options.append(true).read(regular).create(regular).mode(0o644);
+        if fifo {
+            options.custom_flags(nix::libc::O_NONBLOCK);
+        }
+        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(nix::libc::ENXIO) => {
+                Error::file(path, "can't open the output", "nobody reads this FIFO")
+            }
+            _ => fail(error),
+        })?;
+        if fifo {
+            let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(error.into()))?;
+            rustix::fs::fcntl_setfl(&file, flags - rustix::fs::OFlags::NONBLOCK)
+                .map_err(|error| fail(error.into()))?;
+        }
+        if regular && !lock::try_exclusive(&file).map_err(fail)? {
+            return Err(Error::Held(format!(
+                "{}: another pipeline writes this output; stop it first, or name another output \
+                 with --output",
+                path.display()
+            )));
+        }
+        let metadata = file.metadata().map_err(fail)?;
+        let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
+        let at = Position { device, inode, len, synced: 0 };
+        Ok(FileSink { path: path.to_path_buf(), file, regular, at })
+    }
+
+    /// Is it a file with a length, so that what was written can be told from what was not?
+    pub(crate) fn is_regular(&self) -> bool {
+        self.regular
+    }
+
+    /// The descriptor, so that processes which don't write the output can let go of it.
+    pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.file)
+    }
+
+    fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
+        Error::file(&self.path, what, error)
+    }
+
+    /// Bytes of `pending` that stand in the file behind `from`.
+    fn common_prefix(&self, from: u64, pending: &[u8]) -> io::Result<usize> {
+        let mut chunk = vec![0; 64 << 10];
+        let mut matched = 0;
+        while matched < pending.len() {
+            let room = chunk.len().min(pending.len() - matched);
+            let read = match self.file.read_at(&mut chunk[..room], from + matched as u64) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let same = chunk[..read].iter().zip(&pending[matched..]).take_while(|(a, b)| a == b);
+            let same = same.count();
+            matched += same;
+            if same < read {
+                break;
+            }
+        }
+        Ok(matched)
+    }
+
+    /// Puts aside what stands behind `keep` and is not ours, so that the file goes on with whole
+    /// records.
+    fn quarantine(&mut self, keep: u64) -> Result<(), Error> {
+        let aside = crate::flow::queue::spool::sibling(&self.path, ".quarantine");
+        let mut target = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&aside)
+            .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+        let mut moved = 0;
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let read = self
+                .file
+                .read_at(&mut chunk, keep + moved)
+                .map_err(|error| self.fail("can't read the output", error))?;
+            if read == 0 {
+                break;
+            }
+            target
+                .write_all(&chunk[..read])
+                .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+            moved += read as u64;
+        }
+        // The copy is safe before the original goes: a kill in between doubles it at worst.
+        target
+            .sync_all()
+            .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+        self.file.set_len(keep).map_err(|error| self.fail("can't cut torn bytes off", error))?;
+        log::warn!(
+            "{}: {moved} bytes behind the last whole record were not ours; moved to {}",
+            self.path.display(),
+            aside.display()
+        );
+        Ok(())
+    }
+
+    fn end_an_open_line(&mut self) -> Result<(), Error> {
+        let mut last = [0];
+        let read = match self.at.len.checked_sub(1) {
+            Some(at) => self.file.read_at(&mut last, at),
+            None => Ok(0),
+        };
+        if read.map_err(|error| self.fail("can't read the output", error))? == 1 && last[0] != b'\n'
+        {
+            log::warn!("{}: did not end with a newline; added one", self.path.display());
+            let ended = self.write(b"\n");
+            ended.map_err(|error| self.fail("can't write the output", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FileSink {
+    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+        if !self.regular {
+            return Ok(0);
+        }
+        let metadata =
+            self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
+        self.at.len = metadata.len();
+        let same_file = |at: &Position| (at.device, at.inode) == (self.at.device, self.at.inode);
+        let Some(committed) = committed else {
+            self.end_an_open_line()?;
+            return Ok(0);
+        };
+        if !same_file(&committed) {
+            log::warn!("{}: not the file it was; appending to this one", self.path.display());
+            self.end_an_open_line()?;
+            return Ok(0);
+        }
+        self.at.synced = committed.synced.min(self.at.len);
+        if self.at.len < committed.len {
+            log::warn!(
+                "{}: is shorter than what was written to it ({} of {} bytes); going on at its end",
+                self.path.display(),
+                self.at.len,
+                committed.len
+            );
+            self.end_an_open_line()?;
+            return Ok(0);
+        }
+        let done = self
+            .common_prefix(committed.len, pending)
+            .map_err(|error| self.fail("can't read the output", error))?;
+        let ours = committed.len + done as u64;
+        if ours < self.at.len && done < pending.len() && !pending.is_empty() {
+            self.quarantine(ours)?;
+            self.at.len = ours;
+        } else if ours < self.at.len {
+            log::warn!(
+                "{}: somebody else has appended {} bytes; going on behind them",
+                self.path.display(),
+                self.at.len - ours
+            );
+            self.end_an_open_line()?;
+        }
+        Ok(done)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.at.len += written as u64;
+                    return Ok(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if self.regular {
+            self.file.sync_data()?;
+            self.at.synced = self.at.len;
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.regular.then_some(self.at)
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sink(content: &[u8]) -> (tempfile::TempDir, FileSink) {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let path = directory.path().join("out");
+        std::fs::write(&path, content).expect("write");
+        let sink = FileSink::open(&path).expect("open");
+        (directory, sink)
+    }
+
+    fn at(sink: &FileSink, len: u64) -> Option<Position> {
+        Some(Position { len, ..sink.at })
+    }
+
+    #[test]
+    fn what_of_a_batch_is_there_already_is_not_written_again() {
+        let (_directory, mut sink) = sink(b"old\nnew");
+        let committed = at(&sink, 4);
+        assert_eq!(Sink::open(&mut sink, committed, b"new\nmore\n").expect("open"), 3);
+        assert_eq!(sink.position().expect("regular").len, 7);
+    }
+
+    #[test]
+    fn bytes_that_are_not_ours_are_put_aside() {
+        let (directory, mut sink) = sink(b"old\nnexx");
+        let committed = at(&sink, 4);
+        assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 2);
+        assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nne");
+        assert_eq!(std::fs::read(directory.path().join("out.quarantine")).expect("read"), b"xx");
+    }
+
+    #[test]
+    fn what_somebody_else_appended_stays() {
+        let (directory, mut sink) = sink(b"old\nforeign\n");
+        let committed = at(&sink, 4);
+        assert_eq!(Sink::open(&mut sink, committed, b"").expect("open"), 0);
+        sink.write(b"ours\n").expect("write");
+        let content = std::fs::read(directory.path().join("out")).expect("read");
+        assert_eq!(content, b"old\nforeign\nours\n");
+    }
+
+    #[test]
+    fn an_existing_output_without_a_last_newline_gets_one() {
+        let (directory, mut sink) = sink(b"old");
+        assert_eq!(Sink::open(&mut sink, None, b"").expect("open"), 0);
+        sink.write(b"ours\n").expect("write");
+        assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nours\n");
+    }
+
+    #[test]
+    fn an_output_that_another_pipeline_writes_is_refused() {
+        let (directory, _sink) = sink(b"");
+        let second = FileSink::open(&directory.path().join("out"));
+        assert!(matches!(second, Err(Error::Held(_))));
+    }
+}

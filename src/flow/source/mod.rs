@@ -1,0 +1,272 @@
+//! The source: hands out the jobs of a list, in order, as fast as slots become free.
+
+pub(crate) mod lines;
+
+use super::queue::bell;
+use super::queue::jobs::{Jobs, NewJob, Phase, Reason};
+use super::queue::position::ListPosition;
+use super::queue::spool::Spool;
+use crate::config;
+use crate::error::Error;
+use crate::stop::Stop;
+use crate::sys::clock;
+use lines::{LineReader, Next, name};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Jobs that are filled in before idle workers are woken for them.
+const ANNOUNCE_AT: usize = 32;
+
+/// How long the source counts what is left of its list when it is stopped.
+const COUNT_BUDGET: Duration = Duration::from_millis(100);
+
+/// Why the source has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was told to.
+    Stopped,
+    /// The list is at its end and every job is done.
+    Exhausted,
+}
+
+/// Finds out, before anything is started, whether the list can be gone on with.
+///
+/// # Errors
+/// If the list is a file, and its part that was handed out has changed.
+pub(crate) fn check(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
+    let config::Lines::File(path) = &list.lines else { return Ok(()) };
+    let (_, position) = ListPosition::load(spool);
+    if position.round == 0 || position.complete {
+        return Ok(());
+    }
+    // A FIFO would wait for its writer here, and can't be read twice.
+    if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    let never = std::io::pipe().map_err(Error::system("can't create a pipe"))?;
+    let interrupt = std::os::fd::AsFd::as_fd(&never.0);
+    let mut reader = LineReader::open(&list.lines, 0, interrupt)?;
+    match reader.skip_to(position.offset, position.prefix) {
+        Ok(Some(true)) => Ok(()),
+        Ok(_) => Err(Error::Config(format!(
+            "{}: the list has changed in the part that was handed out already ({} jobs, {} bytes), \
+             so it can't be gone on with: restore it, begin it anew with --fresh, or name another \
+             spool with --spool",
+            path.display(),
+            position.seq,
+            position.offset
+        ))),
+        Err(error) => Err(Error::file(path, "can't read the list of jobs", error)),
+    }
+}
+
+/// Runs the source until it is told to stop, or a list that is run once has been done.
+///
+/// `interrupt` becomes readable when a stop is asked for.
+///
+/// # Errors
+/// If the list can't be read.
+pub(crate) fn run(
+    spool: &Spool,
+    list: &config::Jobs,
+    interrupt: BorrowedFd<'_>,
+    stop: &Stop,
+    ready: impl FnOnce(),
+) -> Result<End, Error> {
+    let (generation, position) = ListPosition::load(spool);
+    let jobs = Jobs(spool);
+    let free = (0..jobs.len()).filter(|index| jobs.phase(*index) == Phase::Free).rev().collect();
+    let mut source =
+        Source { spool, jobs, list, interrupt, stop, position, generation, free, unannounced: 0 };
+    source.save();
+    ready();
+    source.rounds()
+}
+
+struct Source<'a> {
+    spool: &'a Spool,
+    jobs: Jobs<'a>,
+    list: &'a config::Jobs,
+    interrupt: BorrowedFd<'a>,
+    stop: &'a Stop,
+    position: ListPosition,
+    generation: u64,
+    /// Free slots; the last one is filled next.
+    free: Vec<usize>,
+    /// Jobs filled in that no idle worker was woken for yet.
+    unannounced: usize,
+}
+
+impl<'a> Source<'a> {
+    fn rounds(&mut self) -> Result<End, Error> {
+        let first = clock::now();
+        loop {
+            let Some(mut reader) = self.open()? else { return Ok(End::Stopped) };
+            if self.hand_out(&mut reader)? == End::Stopped || !self.await_all() {
+                if !self.position.at_end {
+                    self.position.left = reader.count_left(COUNT_BUDGET);
+                }
+                self.save();
+                return Ok(End::Stopped);
+            }
+            let Some(every) = self.list.every else { return Ok(End::Exhausted) };
+            if self.stop.wait(until_next_tick(clock::now() - first, every)) {
+                return Ok(End::Stopped);
+            }
+            self.position.complete = true;
+        }
+    }
+
+    /// Opens the list where it is to be gone on with: behind the last job that was handed out,
+    /// or at the beginning of a new round. `None`: stopped meanwhile.
+    fn open(&mut self) -> Result<Option<LineReader<'a>>, Error> {
+        let line_max = self.spool.layout.geometry.job_bytes as usize;
+        let mut reader = LineReader::open(&self.list.lines, line_max, self.interrupt)?;
+        if self.position.round > 0 && !self.position.complete {
+            let behind = reader.skip_to(self.position.offset, self.position.prefix);
+            let behind = behind.map_err(|error| self.unreadable(error))?;
+            let Some(same) = behind else { return Ok(None) };
+            if same {
+                if self.position.seq > 0 {
+                    log::info!("going on behind job {}", self.position.seq);
+                }
+                return Ok(Some(reader));
+            }
+            log::warn!(
+                "{}: not the input that was being worked on; what the spool has kept is done, and \
+                 this input is read from its beginning",
+                name(&self.list.lines).display()
+            );
+        }
+        self.position =
+            ListPosition { round: self.position.round + 1, ..ListPosition::default() };
+        Ok(Some(reader))
+    }
+
+    /// Hands out the list to its end.
+    fn hand_out(&mut self, reader: &mut LineReader<'_>) -> Result<End, Error> {
+        let mut line = Vec::new();
+        loop {
+            if self.stop.requested() || !self.find_free() {
+                self.announce();
+                return Ok(End::Stopped);
+            }
+            if reader.must_read() {
+                self.announce();
+            }
+            match reader.next(&mut line).map_err(|error| self.unreadable(error))? {
+                Next::Line { too_long } => self.fill(&line, too_long, reader.position()),
+                Next::Interrupted => return Ok(End::Stopped),
+                Next::End => break,
+            }
+        }
+        self.announce();
+        if self.position.seq == 0 {
+            log::warn!("{}: the list of jobs is empty", name(&self.list.lines).display());
+        }
+        (self.position.at_end, self.position.left) = (true, Some(0));
+        self.save();
+        Ok(End::Exhausted)
+    }
+
+    fn fill(&mut self, line: &[u8], too_long: bool, (offset, prefix): (u64, u64)) {
+        self.position.seq += 1;
+        (self.position.offset, self.position.prefix) = (offset, prefix);
+        // `find_free` has found one.
+        let Some(index) = self.free.pop() else { return };
+        let (seq, round) = (self.position.seq, self.position.round);
+        let reason = too_long.then_some(Reason::TooLong);
+        self.jobs.fill(index, &NewJob { text: line, seq, round, offset, prefix, reason });
+        self.unannounced += 1;
+        if self.unannounced >= ANNOUNCE_AT {
+            self.announce();
+        }
+    }
+
+    /// Sees to it that there is a free slot; waits for one. `false`: stopped meanwhile.
+    fn find_free(&mut self) -> bool {
+        while self.free.is_empty() {
+            self.announce();
+            self.collect();
+            if self.free.is_empty() {
+                if self.stop.requested() {
+                    return false;
+                }
+                self.sleep();
+            }
+        }
+        true
+    }
+
+    /// Waits until every job that was handed out is done. `false`: stopped before.
+    fn await_all(&mut self) -> bool {
+        loop {
+            self.collect();
+            if self.free.len() == self.jobs.len() {
+                return true;
+            }
+            if self.stop.requested() {
+                return false;
+            }
+            self.sleep();
+        }
+    }
+
+    /// Gives the slots of done jobs back. Their place in the list is saved before: so a job is in
+    /// a slot, or behind the saved position.
+    fn collect(&mut self) {
+        let done: Vec<usize> =
+            (0..self.jobs.len()).rev().filter(|index| self.jobs.is_done(*index)).collect();
+        if done.is_empty() {
+            return;
+        }
+        self.save();
+        for index in done {
+            self.jobs.free(index);
+            self.free.push(index);
+        }
+    }
+
+    /// Sleeps until a worker has found no job, which is when slots are needed, or until stop.
+    fn sleep(&self) {
+        bell::sleep_unless(&self.spool.bells().source, None, || {
+            self.stop.requested() || (0..self.jobs.len()).any(|index| self.jobs.is_done(index))
+        });
+    }
+
+    fn announce(&mut self) {
+        if self.unannounced > 0 {
+            self.jobs.announce(self.unannounced);
+            self.unannounced = 0;
+        }
+    }
+
+    fn save(&mut self) {
+        self.generation += 1;
+        self.position.store(self.spool, self.generation);
+    }
+
+    fn unreadable(&self, error: std::io::Error) -> Error {
+        Error::file(name(&self.list.lines), "can't read the list of jobs", error)
+    }
+}
+
+/// Time from `elapsed` after the first tick to the next one; missed ones are skipped.
+fn until_next_tick(elapsed: Duration, every: Duration) -> Duration {
+    let (elapsed, every) = (elapsed.as_nanos(), every.as_nanos().max(1));
+    let left = every - elapsed % every;
+    Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missed_ticks_are_skipped() {
+        let second = Duration::from_secs(1);
+        assert_eq!(until_next_tick(Duration::from_millis(300), second).as_millis(), 700);
+        assert_eq!(until_next_tick(Duration::from_millis(2300), second).as_millis(), 700);
+        assert_eq!(until_next_tick(Duration::from_secs(2), second), second);
+    }
+}

@@ -1,0 +1,312 @@
+//! A worker process: threads that take jobs and publish their results, or produce without jobs.
+
+pub(crate) mod command;
+pub(crate) mod function;
+mod process;
+
+use super::job::{Failure, Job};
+use super::queue::commit::Commit;
+use super::queue::frame::{JobEnd, Kind};
+use super::queue::jobs::{Claim, Claimed, Claimer, Jobs, PutBack, Reason};
+use super::emitter::Publish;
+use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge, count_records};
+use super::queue::settle::{Orphan, settle};
+use super::queue::spool::Spool;
+use crate::error::Error;
+use crate::stop::Stop;
+use crate::sys::clock;
+use crate::sys::futex::Set;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A command that somebody else has ended is put back so often without counting as a failure.
+const PUT_BACKS_MAX: u64 = 3;
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Done: what was staged is its result.
+    Done,
+    /// Failed: what was staged is what to record if that was the last attempt. `retry`: can
+    /// another one come to anything else?
+    Failed { retry: bool },
+    /// Somebody else has ended it, which is not the job's fault; otherwise as failed.
+    Interrupted,
+}
+
+/// One attempt at a job.
+pub(crate) struct Attempt<'a> {
+    pub job: Job<'a>,
+    /// The round, if results say it.
+    pub round: Option<u64>,
+    /// Name of the worker process, as results say it.
+    pub worker: &'a str,
+    /// Bytes of the longest record.
+    pub record_max: usize,
+    /// Notes the process group of the command that the job has started, and its start time.
+    pub note_command: &'a dyn Fn(i32, u64),
+}
+
+/// What a worker does with a job.
+pub(crate) trait Work: Sync {
+    /// Does the job, and stages what is to be recorded of it.
+    fn attempt(&self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict;
+}
+
+/// What a producer does.
+pub(crate) trait Produce: Sync {
+    /// Produces until it is told to stop, or has no more.
+    ///
+    /// # Errors
+    /// A text that says why it can't go on.
+    fn produce(&self, stop: &Stop, lane: &dyn Publish) -> Result<(), String>;
+}
+
+/// What a worker process is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Name of the process, `ping/0`.
+    pub name: String,
+    pub lane: u16,
+    pub incarnation: u64,
+    pub threads: u16,
+    /// Failures after which a job has failed for good.
+    pub attempts: u64,
+    pub retry_delay: Duration,
+    /// Results say in which round they came to be.
+    pub rounds: bool,
+}
+
+/// The set of sleepers that a stop of the worker with this lane wakes: others may be in it, and
+/// then look up for nothing.
+pub(crate) fn sleepers(lane: u16) -> Set {
+    Set::new(1 << (u32::from(lane) % Set::BITS)).unwrap_or(Set::MIN)
+}
+
+/// Takes over the lane: jobs that its dead predecessors had in hand are settled first.
+fn take_over<'a>(
+    spool: &'a Spool,
+    settings: &Settings,
+    end: impl FnMut(Orphan),
+) -> Result<Mutex<LaneWriter<'a>>, Error> {
+    let lane = usize::from(settings.lane);
+    let settled = settle(spool, settings.lane, false, end);
+    if settled > 0 {
+        log::info!("{settled} jobs of the worker before this one are ready again");
+        Jobs(spool).announce(settled);
+    }
+    count_records(spool, lane, Commit::load(spool).lanes[lane])
+        .and_then(|records| LaneWriter::open(spool, lane, records))
+        .map(Mutex::new)
+        .map_err(Error::system("can't map the lane"))
+}
+
+/// Runs a worker that takes jobs, until it is told to stop; jobs in hand are finished.
+///
+/// # Errors
+/// If the lane can't be mapped or a thread can't be started.
+pub(crate) fn run_jobs(
+    spool: &Spool,
+    work: &dyn Work,
+    settings: &Settings,
+    stop: &Stop,
+    end_orphan: impl FnMut(Orphan),
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
+    let lane = take_over(spool, settings, end_orphan)?;
+    let record_max = lane.lock().unwrap_or_else(PoisonError::into_inner).record_max();
+    ready();
+    let claimer = Claimer { lane: settings.lane, incarnation: settings.incarnation as u16 };
+    let thread = || {
+        let mut thread = JobThread {
+            jobs: Jobs(spool),
+            claimer,
+            work,
+            settings,
+            lane: &lane,
+            record_max,
+            staged: Staged::default(),
+        };
+        thread.run(stop);
+        Ok(())
+    };
+    on_threads(settings.threads, stop, thread)
+}
+
+/// Runs a worker without jobs, until it is told to stop or has no more to produce.
+///
+/// # Errors
+/// What the function says, or if a thread can't be started.
+pub(crate) fn run_producer(
+    spool: &Spool,
+    produce: &dyn Produce,
+    settings: &Settings,
+    stop: &Stop,
+    ready: impl FnOnce(),
+) -> Result<(), Error> {
+    let lane = take_over(spool, settings, |_| {})?;
+    ready();
+    on_threads(settings.threads, stop, || produce.produce(stop, &lane).map_err(Error::Failure))
+}
+
+/// Runs the same on each of so many threads, the calling one among them. The first error counts;
+/// the others are then asked to stop.
+fn on_threads(
+    threads: u16,
+    stop: &Stop,
+    main: impl Fn() -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let guarded = || {
+        let result = main();
+        if result.is_err() {
+            stop.request();
+        }
+        result
+    };
+    std::thread::scope(|scope| {
+        let mut handles = Vec::new();
+        let mut result = Ok(());
+        for number in 1..threads {
+            let builder = std::thread::Builder::new().name(format!("thread {number}"));
+            match builder.spawn_scoped(scope, &guarded) {
+                Ok(handle) => handles.push(handle),
+                Err(error) => {
+                    stop.request();
+                    result = Err(Error::system("can't start a thread")(error));
+                    break;
+                }
+            }
+        }
+        if result.is_ok() {
+            result = guarded();
+        }
+        for handle in handles {
+            let ended = handle
+                .join()
+                .unwrap_or_else(|_| Err(Error::Failure("a thread has panicked".into())));
+            result = result.and(ended);
+        }
+        result
+    })
+}
+
+struct JobThread<'a> {
+    jobs: Jobs<'a>,
+    claimer: Claimer,
+    work: &'a dyn Work,
+    settings: &'a Settings,
+    lane: &'a Mutex<LaneWriter<'a>>,
+    record_max: usize,
+    staged: Staged,
+}
+
+impl JobThread<'_> {
+    fn run(&mut self, stop: &Stop) {
+        let mut job = Claimed::default();
+        while !stop.requested() {
+            match self.jobs.claim(self.claimer, &mut job) {
+                Claim::Job => self.finish(&job),
+                Claim::None { .. } => self.wait(stop, &mut job),
+            }
+        }
+    }
+
+    /// Sleeps until there may be a job; takes it if there is one.
+    fn wait(&mut self, stop: &Stop, job: &mut Claimed) {
+        let idle = self.jobs.idle();
+        // Whatever becomes ready after this changes the word, and the sleep is none.
+        let seen = self.jobs.bell();
+        if stop.requested() {
+            return;
+        }
+        match self.jobs.claim(self.claimer, job) {
+            Claim::None { until } => {
+                self.jobs.wait(seen, until, sleepers(self.claimer.lane));
+                drop(idle);
+                if until.is_some() {
+                    // We alone may have known of a job that waits for its next attempt: if we
+                    // take another one now, somebody else must know.
+                    self.jobs.announce(1);
+                }
+            }
+            Claim::Job => {
+                drop(idle);
+                self.finish(job);
+            }
+        }
+    }
+
+    /// Does a job in hand, to its end or back into the table.
+    fn finish(&mut self, job: &Claimed) {
+        self.staged.clear();
+        let view = Job {
+            text: &job.text,
+            seq: job.seq,
+            round: job.round,
+            attempt: job.attempts + 1,
+        };
+        if let Some(reason) = job.reason {
+            let text = self.explain(reason);
+            self.stage_failure(&view, &text);
+            return self.publish(job, &view, Kind::JobFailed);
+        }
+        self.jobs.begin(job);
+        let attempt = Attempt {
+            job: view,
+            round: self.settings.rounds.then_some(job.round),
+            worker: &self.settings.name,
+            record_max: self.record_max,
+            note_command: &|group, start| self.jobs.note_command(job, group, start),
+        };
+        match self.work.attempt(&attempt, &mut self.staged) {
+            Verdict::Done => self.publish(job, &view, Kind::JobDone),
+            Verdict::Interrupted if job.put_back < PUT_BACKS_MAX => {
+                self.jobs.put_back(job, PutBack::Interrupted, None);
+            }
+            verdict @ (Verdict::Failed { .. } | Verdict::Interrupted) => {
+                let hopeless = verdict == Verdict::Failed { retry: false };
+                if view.attempt < self.settings.attempts && !hopeless {
+                    let again = clock::now().saturating_add(self.settings.retry_delay);
+                    self.jobs.put_back(job, PutBack::Failed, Some(again));
+                } else {
+                    self.publish(job, &view, Kind::JobFailed);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, job: &Claimed, view: &Job<'_>, kind: Kind) {
+        if let Err(too_large) = self.publish_staged(job, kind) {
+            self.staged.clear();
+            self.stage_failure(view, &too_large.to_string());
+            // A failure holds the job's text and a sentence; every lane holds more.
+            self.publish_staged(job, Kind::JobFailed)
+                .unwrap_or_else(|error| panic!("no room for a failure: {error}"));
+        }
+    }
+
+    fn publish_staged(&self, job: &Claimed, kind: Kind) -> Result<(), TooLarge> {
+        let end = JobEnd { seq: job.seq, round: job.round };
+        let finish = Finish { kind, end, result_end: self.jobs.result_end(job) };
+        let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        lane.publish(&self.staged, Some(finish))
+    }
+
+    fn stage_failure(&mut self, job: &Job<'_>, why: &str) {
+        let round = self.settings.rounds.then_some(job.round);
+        let failure = Failure::of(job, round, &self.settings.name, why);
+        let staged = self.staged.push(Kind::Result, |bytes| failure.encode(bytes));
+        // Writing JSON into memory fails for no text.
+        debug_assert!(staged.is_ok());
+    }
+
+    fn explain(&self, reason: Reason) -> String {
+        match reason {
+            Reason::TooLong => format!(
+                "the job is longer than {} bytes: raise [spool] job_bytes",
+                self.jobs.0.layout.geometry.job_bytes
+            ),
+            Reason::Deaths => "its worker died with it again and again".into(),
+        }
+    }
+}

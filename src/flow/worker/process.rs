@@ -1,0 +1,39 @@
+//! Workers that start a command for each job.
+
+use super::command::{CommandOutcome, CommandRunner, JobRef};
+use super::{Attempt, Verdict, Work};
+use crate::flow::queue::frame::Kind;
+use crate::flow::queue::lane::Staged;
+use std::convert::Infallible;
+
+impl Work for CommandRunner {
+    fn attempt(&self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
+        let job = JobRef {
+            job: attempt.job.text,
+            seq: attempt.job.seq,
+            round: attempt.round,
+            attempt: u32::try_from(attempt.job.attempt).unwrap_or(u32::MAX),
+        };
+        let outcome = self.run(job, &mut |started| {
+            (attempt.note_command)(started.group, started.start_time);
+        });
+        (attempt.note_command)(0, 0);
+        let (result, verdict) = match outcome {
+            CommandOutcome::Done(result) => (result, Verdict::Done),
+            CommandOutcome::Failed { result, reason, retryable } => {
+                log::debug!("job {} failed: {reason}", job.seq);
+                (result, Verdict::Failed { retry: retryable })
+            }
+            CommandOutcome::PutBack { result, reason } => {
+                log::debug!("job {} is put back: {reason}", job.seq);
+                (result, Verdict::Interrupted)
+            }
+        };
+        let staged = staged.push(Kind::Result, |bytes| {
+            result.encode(bytes, attempt.record_max);
+            Ok::<(), Infallible>(())
+        });
+        let Ok(()) = staged;
+        verdict
+    }
+}

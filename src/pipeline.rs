@@ -1,0 +1,486 @@
+//! What a user declares, and how it is run.
+
+use crate::config::{self, Config, Lines, Run, SyncPolicy, Worker};
+use crate::control::launch::{Kind, Launch, Task};
+use crate::control::supervisor::{self, Inbox};
+use crate::control::signal;
+use crate::error::{Error, ExitCode};
+use crate::flow::balance::Balance;
+use crate::flow::emitter::{Emitter, Encode};
+use crate::flow::job::{Job, JobError};
+use crate::flow::queue::spool;
+use crate::flow::worker::function::{JobFunction, ProducerFunction};
+use crate::flow::worker::{Produce, Work};
+use crate::stop::Stop;
+use crate::sys;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Where jobs come from.
+pub mod source {
+    use super::{Duration, Lines, PathBuf, config};
+
+    /// The lines of a file, one job a line; blank lines are skipped.
+    pub fn lines(path: impl Into<PathBuf>) -> List {
+        List(config::Jobs { lines: Lines::File(path.into()), every: None })
+    }
+
+    /// The lines of standard input.
+    pub fn stdin() -> List {
+        List(config::Jobs { lines: Lines::Stdin, every: None })
+    }
+
+    /// A list of jobs.
+    #[derive(Debug, Clone)]
+    pub struct List(pub(super) config::Jobs);
+
+    impl List {
+        /// Runs the list again, at the first multiple of this time after the last run has ended.
+        /// Without it the pipeline ends with the list.
+        #[must_use]
+        pub fn every(mut self, interval: Duration) -> List {
+            self.0.every = Some(interval);
+            self
+        }
+    }
+}
+
+/// Where results go.
+pub mod sink {
+    use super::{Encode, JobError, PathBuf, Serialize, SyncPolicy, config};
+
+    /// A file of JSON lines: one object for each record, appended.
+    pub fn json_lines(path: impl Into<PathBuf>) -> JsonLines {
+        JsonLines(config::Output::new(path))
+    }
+
+    /// See [`json_lines`].
+    #[derive(Debug, Clone)]
+    pub struct JsonLines(pub(super) config::Output);
+
+    impl JsonLines {
+        /// When what was written is forced to the disk; by default at most once a second. At stop
+        /// it always is.
+        #[must_use]
+        pub fn sync(mut self, policy: SyncPolicy) -> JsonLines {
+            self.0.sync = policy;
+            self
+        }
+    }
+
+    /// A sink that can take records of type `T`.
+    ///
+    /// Records are encoded where they are emitted, in the worker's process; the one buffer only
+    /// moves bytes.
+    pub trait Takes<T>: private::Sealed {
+        #[doc(hidden)]
+        fn encoder(&self) -> Encode<T>;
+    }
+
+    pub(super) mod private {
+        /// Own sinks come with a later version.
+        pub trait Sealed {
+            #[doc(hidden)]
+            fn output(self) -> crate::config::Output;
+        }
+    }
+
+    impl private::Sealed for JsonLines {
+        fn output(self) -> config::Output {
+            self.0
+        }
+    }
+
+    impl<T: Serialize> Takes<T> for JsonLines {
+        fn encoder(&self) -> Encode<T> {
+            |record, bytes| {
+                serde_json::to_writer(&mut *bytes, record).map_err(JobError::from)?;
+                bytes.push(b'\n');
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A pipeline: where jobs come from, what works on them, where the results go.
+///
+/// ```no_run
+/// use procsig::{Emitter, Job, Pipeline};
+///
+/// # #[derive(serde::Serialize)]
+/// # struct Length { host: String, bytes: usize }
+/// fn main() -> std::process::ExitCode {
+///     Pipeline::new("lengths")
+///         .jobs(procsig::source::lines("hosts.txt"))
+///         .worker("length", |job: &Job, out: &mut Emitter<Length>| {
+///             let host = job.as_str()?;
+///             out.emit(&Length { host: host.into(), bytes: host.len() })
+///         })
+///         .processes(2)
+///         .threads(8)
+///         .sink(procsig::sink::json_lines("lengths.jsonl"))
+///         .run()
+///         .into()
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a pipeline does nothing until it is run"]
+pub struct Pipeline {
+    name: String,
+    jobs: Option<config::Jobs>,
+}
+
+type JobsFactory<T> = Box<dyn FnOnce(Encode<T>) -> Task>;
+
+/// A pipeline with at least one kind of worker, which emits records of type `T`.
+#[must_use = "a pipeline does nothing until it is run"]
+pub struct Workers<T> {
+    pipeline: Pipeline,
+    kinds: Vec<(Worker, JobsFactory<T>)>,
+}
+
+/// A pipeline that has all it needs.
+#[must_use = "a pipeline does nothing until it is run"]
+pub struct Ready {
+    config: Config,
+    kinds: Vec<Kind>,
+}
+
+impl Pipeline {
+    /// A pipeline of this name. The name is part of what tells its spool from another pipeline's.
+    pub fn new(name: impl Into<String>) -> Pipeline {
+        Pipeline { name: name.into(), jobs: None }
+    }
+
+    /// Where the jobs come from. Without it there are only producers.
+    pub fn jobs(mut self, list: source::List) -> Pipeline {
+        self.jobs = Some(list.0);
+        self
+    }
+
+    /// A kind of worker that is called for each job; see [`Workers::worker`].
+    pub fn worker<T, F>(self, name: impl Into<String>, function: F) -> Workers<T>
+    where
+        T: 'static,
+        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        Workers { pipeline: self, kinds: Vec::new() }.worker(name, function)
+    }
+
+    /// A kind of worker that produces without jobs; see [`Workers::producer`].
+    pub fn producer<T, F>(self, name: impl Into<String>, function: F) -> Workers<T>
+    where
+        T: 'static,
+        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        Workers { pipeline: self, kinds: Vec::new() }.producer(name, function)
+    }
+}
+
+impl<T: 'static> Workers<T> {
+    /// A kind of worker that is called for each job, by several threads of several processes at
+    /// the same time. What it emits is published all together when it returns `Ok`, and not at
+    /// all otherwise.
+    ///
+    /// It is copied into each process by `fork`: what it captures is shared by no two of them.
+    pub fn worker<F>(mut self, name: impl Into<String>, function: F) -> Workers<T>
+    where
+        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let factory: JobsFactory<T> = Box::new(move |encode| {
+            let work: Box<dyn Work> = Box::new(JobFunction { function, encode });
+            Task::Jobs(work)
+        });
+        self.kinds.push((kind(name.into()), factory));
+        self
+    }
+
+    /// A kind of worker that produces without jobs until it is told to stop. A record is published
+    /// when `emit` returns. When all producers have returned, the pipeline ends by itself.
+    ///
+    /// One that returns an error or panics is started again, within the limits of
+    /// [`Ready::restart`].
+    pub fn producer<F>(mut self, name: impl Into<String>, function: F) -> Workers<T>
+    where
+        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let factory: JobsFactory<T> = Box::new(move |encode| {
+            let produce: Box<dyn Produce> = Box::new(ProducerFunction { function, encode });
+            Task::Produce(produce)
+        });
+        let worker = Worker { processes: 1, threads: 1, ..kind(name.into()) };
+        self.kinds.push((worker, factory));
+        self
+    }
+
+    /// How many processes there are of the kind declared last: 2 by default, 1 of a producer.
+    pub fn processes(self, count: u16) -> Workers<T> {
+        self.change(|worker| worker.processes = count)
+    }
+
+    /// How many threads each process of the kind declared last has: 4 by default, 1 of a
+    /// producer.
+    pub fn threads(self, count: u16) -> Workers<T> {
+        self.change(|worker| worker.threads = count)
+    }
+
+    /// Failures after which a job of the kind declared last has failed for good; 1 by default.
+    pub fn attempts(self, count: u32) -> Workers<T> {
+        self.change(|worker| worker.attempts = count)
+    }
+
+    /// Pause between a failure and the next attempt; 1 s by default.
+    pub fn retry_delay(self, pause: Duration) -> Workers<T> {
+        self.change(|worker| worker.retry_delay = pause)
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Worker)) -> Workers<T> {
+        if let Some((worker, _)) = self.kinds.last_mut() {
+            change(worker);
+        }
+        self
+    }
+
+    /// Where the records go. A sink that can't take what the workers emit does not compile.
+    pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
+        let encode = sink.encoder();
+        let Workers { pipeline, kinds } = self;
+        let kinds = kinds.into_iter().map(|(settings, factory)| Kind {
+            settings,
+            task: factory(encode),
+        });
+        let kinds: Vec<Kind> = kinds.collect();
+        let config = Config {
+            name: pipeline.name,
+            jobs: pipeline.jobs,
+            workers: kinds.iter().map(|kind| kind.settings.clone()).collect(),
+            buffer: config::Buffer::default(),
+            output: sink::private::Sealed::output(sink),
+            shutdown: config::Shutdown::default(),
+            restart: config::Restart::default(),
+            spool: config::Spool::default(),
+            log: config::Log::default(),
+            fresh: false,
+        };
+        Ready { config, kinds }
+    }
+}
+
+fn kind(name: String) -> Worker {
+    Worker::new(name.clone(), Run::Function(name))
+}
+
+impl Ready {
+    /// When the buffer writes.
+    pub fn flush(mut self, buffer: config::Buffer) -> Ready {
+        self.config.buffer = buffer;
+        self
+    }
+
+    /// How long a stop may take, and which part of it is kept for the flush.
+    pub fn shutdown(mut self, shutdown: config::Shutdown) -> Ready {
+        self.config.shutdown = shutdown;
+        self
+    }
+
+    /// How often a child may die before the pipeline gives up.
+    pub fn restart(mut self, restart: config::Restart) -> Ready {
+        self.config.restart = restart;
+        self
+    }
+
+    /// Where what must survive a crash is kept, and how large it is.
+    pub fn spool(mut self, spool: config::Spool) -> Ready {
+        self.config.spool = spool;
+        self
+    }
+
+    /// What is logged, and where. A logger that the program has installed itself is kept.
+    pub fn log(mut self, log: config::Log) -> Ready {
+        self.config.log = log;
+        self
+    }
+
+    /// Forget the kept jobs and begin the list anew.
+    pub fn fresh(mut self, fresh: bool) -> Ready {
+        self.config.fresh = fresh;
+        self
+    }
+
+    /// Runs the pipeline to its end: forks, supervises, stops in order.
+    ///
+    /// It takes over the signals of the process and keeps them: SIGINT and SIGTERM no longer end
+    /// it, also after this has returned. So return from `main` soon.
+    pub fn run(self) -> Outcome {
+        let result = check(&self.config, &self.kinds)
+            .and_then(|()| crate::log::init(&self.config.log))
+            .and_then(|()| run(self.config, self.kinds));
+        Outcome { result }
+    }
+}
+
+/// What became of a run. Converts into the exit code of `main`.
+#[derive(Debug)]
+#[must_use = "it says whether the run has failed"]
+pub struct Outcome {
+    result: Result<Report, Error>,
+}
+
+impl Outcome {
+    /// The report, or why the pipeline could not be run.
+    ///
+    /// # Errors
+    /// If it could not be started, or supervision failed.
+    pub fn into_result(self) -> Result<Report, Error> {
+        self.result
+    }
+}
+
+impl From<Outcome> for std::process::ExitCode {
+    fn from(outcome: Outcome) -> std::process::ExitCode {
+        match outcome.result {
+            Ok(report) => report.exit_code().code().into(),
+            Err(error) => {
+                eprintln!("procsig: error: {error}");
+                error.exit_code().code().into()
+            }
+        }
+    }
+}
+
+/// How a run has ended.
+#[derive(Debug, Clone)]
+pub struct Report {
+    balance: Balance,
+    exit: ExitCode,
+    cause: Option<String>,
+}
+
+impl Report {
+    /// The exit code that says it.
+    pub fn exit_code(&self) -> ExitCode {
+        self.exit
+    }
+
+    /// The books.
+    pub fn balance(&self) -> &Balance {
+        &self.balance
+    }
+
+    /// What the child said, or died of, that could not be kept running.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+}
+
+/// Blocks the signals that a run handles, so that from now on none of them ends the process.
+///
+/// A program's very first act, if nothing that comes before [`Ready::run`] may be cut off half-way;
+/// `run` does it as well.
+pub fn block_signals() {
+    // Fails for no set of signals.
+    let _mask = sys::signal::block_handled();
+}
+
+/// Runs what a configuration declares.
+pub(crate) fn run_config(config: Config) -> Result<Report, Error> {
+    let kinds = config
+        .workers
+        .iter()
+        .map(|worker| match &worker.run {
+            Run::Command(_) => Ok(Kind { settings: worker.clone(), task: Task::Command }),
+            Run::Function(name) => Err(Error::Config(format!(
+                "workers.{}: this program has registered no function {name:?}",
+                worker.name
+            ))),
+        })
+        .collect::<Result<Vec<Kind>, Error>>()?;
+    run(config, kinds)
+}
+
+/// What the configuration file's own checks say of a file, for what was declared in code.
+fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
+    let mut mistakes = Vec::new();
+    let takers = kinds.iter().filter(|kind| matches!(kind.task, Task::Jobs(_))).count();
+    match (&config.jobs, takers) {
+        (Some(_), 1) | (None, 0) => {}
+        (Some(_), 0) => mistakes.push("there is a list of jobs, but no worker takes them".into()),
+        (None, _) => mistakes.push("a worker takes jobs, but there is no list of them".into()),
+        (Some(_), _) => mistakes.push("exactly one kind of worker can take the jobs".into()),
+    }
+    for kind in kinds {
+        let Worker { name, processes, threads, attempts, .. } = &kind.settings;
+        if name.is_empty() || name.len() > 64 || name.contains(|c: char| c.is_control() || c == '/')
+        {
+            mistakes.push(format!("worker {name:?}: a name has 1 to 64 bytes and no '/'"));
+        }
+        if !(1..=10_000).contains(processes) || !(1..=1024).contains(threads) || *attempts == 0 {
+            mistakes.push(format!(
+                "worker {name:?}: 1 to 10,000 processes, 1 to 1,024 threads, at least 1 attempt"
+            ));
+        }
+    }
+    if config.shutdown.flush_reserve >= config.shutdown.deadline {
+        mistakes.push("the reserve for the flush must be shorter than the deadline".into());
+    }
+    if config.buffer.flush_records == 0 || config.buffer.flush_bytes == 0 {
+        mistakes.push("the buffer flushes at 1 record and 1 byte at least".into());
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(Error::Config(mistakes.join("\n"))) }
+}
+
+/// Where signals arrive, between two runs of one process.
+static INBOX: Mutex<Option<Inbox>> = Mutex::new(None);
+
+fn run(config: Config, kinds: Vec<Kind>) -> Result<Report, Error> {
+    sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
+    let mut inbox = INBOX.lock().unwrap_or_else(PoisonError::into_inner);
+    let parked = if inbox.is_some() { signal::THREADS } else { 0 };
+    let threads = sys::proc_fs::thread_count();
+    if threads != 1 + parked {
+        return Err(Error::Threaded { threads: threads - parked });
+    }
+    sys::signal::exit_on_bus_error().map_err(Error::system("can't handle SIGBUS"))?;
+    sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
+    crate::log::set_role("supervisor");
+    let launch = Launch::prepare(config, kinds, spool::random())?;
+    let inbox = match &mut *inbox {
+        Some(inbox) => inbox,
+        none => none.insert(Inbox::open(signal::install()?)?),
+    };
+    let descriptors = sys::process::raise_descriptor_limit();
+    let verdict = supervisor::run(&launch, inbox, descriptors);
+    sys::process::restore_descriptor_limit(descriptors);
+    conclude(&launch, verdict?)
+}
+
+/// Counts, says how it went, and with which exit code.
+fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Error> {
+    let in_order = verdict.failure.is_none() && !verdict.killed;
+    let balance = launch.close(in_order)?;
+    let mut exit = ExitCode::Success;
+    if launch.is_finite() && balance.jobs_failed > 0 {
+        exit = exit.worst(ExitCode::JobsFailed);
+    }
+    if launch.is_finite() && !balance.complete {
+        exit = exit.worst(ExitCode::Unfinished);
+    }
+    if verdict.killed {
+        exit = exit.worst(ExitCode::Killed);
+    }
+    let mut cause = None;
+    if let Some((code, last_words)) = verdict.failure {
+        exit = exit.worst(code);
+        cause = last_words;
+    }
+    if !balance.agrees() {
+        log::error!("the books don't agree: this is a bug of procsig; please report it");
+        exit = exit.worst(ExitCode::Failure);
+    }
+    launch.end(&balance, exit.code());
+    let took = sys::clock::now().saturating_sub(verdict.stop_began);
+    log::info!("done in {:.3}s: {balance}", took.as_secs_f64());
+    Ok(Report { balance, exit, cause })
+}

@@ -1,0 +1,69 @@
+//! The only word of control that the flow of data knows: stop.
+
+use crate::sys::atomic::{AtomicU32, Ordering};
+use crate::sys::{clock, futex};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Says whether this process has been asked to stop. Cheap to ask and to clone.
+///
+/// It is asked once and never taken back. In a worker it is raised when main says so, and also
+/// when main is gone.
+#[derive(Clone)]
+pub struct Stop(Arc<Inner>);
+
+struct Inner {
+    /// 0: go on, 1: stop.
+    word: AtomicU32,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Stop {
+    /// `wake` wakes whoever sleeps on something else than this.
+    pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Stop {
+        Stop(Arc::new(Inner { word: AtomicU32::new(0), wake: Box::new(wake) }))
+    }
+
+    /// Has a stop been asked for?
+    pub fn requested(&self) -> bool {
+        self.0.word.load(Ordering::SeqCst) != 0
+    }
+
+    /// Sleeps for `duration` at most and says whether a stop has been asked for; returns at once
+    /// when it is. What a producer waits with between two records.
+    pub fn wait(&self, duration: Duration) -> bool {
+        let until = clock::now().saturating_add(duration);
+        while !self.requested() && clock::now() < until {
+            futex::wait(&self.0.word, 0, Some(until), futex::EVERYONE);
+        }
+        self.requested()
+    }
+
+    /// Asks for the stop and wakes all who wait.
+    pub(crate) fn request(&self) {
+        self.0.word.store(1, Ordering::SeqCst);
+        futex::wake(&self.0.word, u32::MAX, futex::EVERYONE);
+        (self.0.wake)();
+    }
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Stop").field(&self.requested()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiter_hears_the_stop_at_once() {
+        let stop = Stop::new(|| {});
+        assert!(!stop.wait(Duration::ZERO));
+        let asker = stop.clone();
+        let thread = std::thread::spawn(move || asker.request());
+        assert!(stop.wait(Duration::MAX));
+        thread.join().expect("the asker does not panic");
+    }
+}

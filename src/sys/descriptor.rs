@@ -1,0 +1,59 @@
+//! Descriptors that a forked child must let go of, though the objects that own them are forgotten.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+/// The two lowest free descriptor numbers: those that the next `socketpair` will get, as long as
+/// nothing else opens a descriptor in between.
+///
+/// For channels whose library keeps the numbers to itself.
+pub(crate) fn next_two(any_open: impl AsFd) -> io::Result<(RawFd, RawFd)> {
+    let first = rustix::io::fcntl_dupfd_cloexec(&any_open, 3)?;
+    let second = rustix::io::fcntl_dupfd_cloexec(&any_open, 3)?;
+    Ok((first.as_raw_fd(), second.as_raw_fd()))
+}
+
+/// Is this number an open socket now?
+pub(crate) fn is_socket(number: RawFd) -> bool {
+    nix::sys::stat::fstat(borrow(number))
+        .is_ok_and(|stat| stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFSOCK)
+}
+
+/// Is this number open now?
+pub(crate) fn is_open(number: RawFd) -> bool {
+    nix::sys::stat::fstat(borrow(number)).is_ok()
+}
+
+fn borrow(number: RawFd) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: used for the length of one fstat, which answers EBADF for a closed number. No
+    // caller passes -1.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
+}
+
+/// Closes the given numbers in this process, runs of neighbours in one system call each.
+///
+/// For a forked child only: the objects that own the numbers stand in the stack frames and on the
+/// heap of the parent that it never returns to, and are neither used nor dropped.
+pub(crate) fn close_foreign(mut numbers: Vec<RawFd>) {
+    numbers.sort_unstable();
+    numbers.dedup();
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        let (first, last) = (run[0] as u32, run[run.len() - 1] as u32);
+        // SAFETY: nothing in this process uses these numbers, see above.
+        let code = unsafe { nix::libc::close_range(first, last, 0) };
+        if code != 0 {
+            for number in run {
+                // SAFETY: as above; for a kernel without close_range (before 5.9).
+                unsafe { nix::libc::close(*number) };
+            }
+        }
+    }
+}
+
+/// Makes descriptor 0 `/dev/null`, so that this process does not hold the input open.
+pub(crate) fn detach_stdin() -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdin(&null)?)
+}

@@ -1,0 +1,131 @@
+//! Small facts and acts about processes.
+
+#![allow(unsafe_code)]
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::Id;
+use nix::unistd::Pid;
+use std::ffi::CString;
+use std::io;
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ended {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal ended it. A number, since not every signal has a name.
+    Signaled(i32),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(formatter, "exit code {code}"),
+            Ended::Signaled(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(formatter, "{signal}"),
+                Err(_) => write!(formatter, "signal {number}"),
+            },
+        }
+    }
+}
+
+/// Looks for a child that has ended, without reaping it. `None`: there is none now.
+pub(crate) fn peek_ended() -> Option<Pid> {
+    wait_id(Id::All, nix::libc::WNOWAIT).map(|(pid, _)| pid)
+}
+
+/// Reaps this child if it has ended.
+pub(crate) fn reap(pid: Pid) -> Option<Ended> {
+    wait_id(Id::Pid(pid), 0).map(|(_, ended)| ended)
+}
+
+/// `waitid` without blocking. Of its own, because nix can't name every signal that ends a child.
+fn wait_id(id: Id, flags: i32) -> Option<(Pid, Ended)> {
+    let (kind, number) = match id {
+        Id::Pid(pid) => (nix::libc::P_PID, pid.as_raw().unsigned_abs()),
+        _ => (nix::libc::P_ALL, 0),
+    };
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a valid value.
+    let mut info: nix::libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = flags | nix::libc::WEXITED | nix::libc::WNOHANG;
+    loop {
+        // SAFETY: `info` is valid for one siginfo_t to be written.
+        let code = unsafe { nix::libc::waitid(kind, number, &mut info, flags) };
+        if code == 0 {
+            break;
+        }
+        if nix::errno::Errno::last() != nix::errno::Errno::EINTR {
+            return None;
+        }
+    }
+    // SAFETY: waitid has filled in the SIGCHLD part of the union, or left the zeroes.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return None;
+    }
+    let ended = if info.si_code == nix::libc::CLD_EXITED {
+        Ended::Exited(status)
+    } else {
+        Ended::Signaled(status)
+    };
+    Some((Pid::from_raw(pid), ended))
+}
+
+/// Sends the signal. That the process is gone already is no error.
+pub(crate) fn send(pid: Pid, signal: Signal) -> io::Result<()> {
+    match kill(pid, signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets the name that `ps -o comm` and `top` show; the first 15 bytes count.
+///
+/// The arguments stay as they are, so that `pgrep -f` and `pkill -f` find the process by them.
+pub(crate) fn set_comm(name: &str) {
+    let bytes: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
+    if let Ok(name) = CString::new(bytes) {
+        // Fails for no valid string; and a name is not worth failing for.
+        let _named = nix::sys::prctl::set_name(&name);
+    }
+}
+
+/// Puts a variable into the environment that what this process starts will inherit.
+///
+/// # Panics
+/// If the process has more than one thread: another could be reading the environment.
+pub(crate) fn set_environment(key: &str, value: &str) {
+    assert_eq!(super::proc_fs::thread_count(), 1, "the environment is set before threads start");
+    // SAFETY: there is no other thread, as was just seen.
+    unsafe { std::env::set_var(key, value) };
+}
+
+/// Raises the soft limit of open descriptors to the hard one and returns the old soft limit:
+/// main holds two for each child.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            if soft < hard {
+                // If it is refused, opening more fails later, with a clear error.
+                let _raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+            }
+            soft
+        }
+        Err(_) => u64::MAX,
+    }
+}
+
+/// Sets the soft limit of open descriptors back to what it was for what the user runs.
+pub(crate) fn restore_descriptor_limit(soft: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Lowering one's own soft limit is always allowed.
+        let _lowered = setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard);
+    }
+}
+
+/// Makes this process the parent of what its children leave behind.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
