@@ -84,7 +84,9 @@ fn spool_path(config: &Config) -> Result<PathBuf, Error> {
         return Ok(path.clone());
     }
     let output = &config.output.file;
-    let special = std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file());
+    // That a directory is no output is for its opening to say.
+    let special =
+        std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
     let Some(name) = output.file_name().filter(|_| !special) else {
         return Err(Error::Config(format!(
             "{}: not a regular file, so there is no place beside it for the spool: name one with \

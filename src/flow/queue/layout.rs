@@ -182,8 +182,7 @@ pub(crate) enum ProcessState {
     Absent = 0,
     Starting = 1,
     Running = 2,
-    Stopping = 3,
-    Ended = 4,
+    Ended = 3,
 }
 
 /// One child. Slot 0 is the source, 1 the buffer, 2 + n the worker of lane n.

@@ -15,7 +15,6 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -199,10 +198,6 @@ impl Spool {
     /// Forces everything to the disk.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
-    }
-
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.file.as_fd().as_raw_fd()
     }
 
     pub(crate) fn header(&self) -> &Header {

@@ -68,11 +68,6 @@ impl FileSink {
         Ok(FileSink { path: path.to_path_buf(), file, regular, at })
     }
 
-    /// Is it a file with a length, so that what was written can be told from what was not?
-    pub(crate) fn is_regular(&self) -> bool {
-        self.regular
-    }
-
     /// The descriptor, so that processes which don't write the output can let go of it.
     pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.file)

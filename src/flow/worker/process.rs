@@ -30,7 +30,8 @@ impl Work for CommandRunner {
             }
         };
         let staged = staged.push(Kind::Result, |bytes| {
-            result.encode(bytes, attempt.record_max);
+            let fits = result.encode(bytes, attempt.record_max);
+            debug_assert!(fits, "every lane holds a result without its output");
             Ok::<(), Infallible>(())
         });
         let Ok(()) = staged;

@@ -1,0 +1,289 @@
+//! The command line: exit codes, mistakes, second daemons, another pipeline's spool, the log.
+
+mod support;
+
+use serde_json::Value;
+use support::place::{OUTPUT, SPOOL, bytes};
+use support::verdict::goes_on_to_the_end;
+use support::{Balance, Ended, Place, Running, Signal, log};
+
+const LIST: [&str; 2] = ["--jobs", "jobs.txt"];
+
+/// Refused before anything was started: with this code, a reason, and no file made.
+#[track_caller]
+fn refused(place: &Place, ended: &Ended, code: i32, reason: &str) {
+    ended.assert_exit(code);
+    let told = ended.stderr.to_lowercase();
+    assert!(told.contains(&reason.to_lowercase()), "nothing about {reason}: {}", ended.describe());
+    assert!(place.started().is_empty(), "jobs were run\n{}", ended.describe());
+}
+
+fn place() -> (Place, Vec<String>) {
+    let place = Place::new();
+    let jobs = place.jobs(10);
+    place.work_script("[ -e calm ] || sleep 0.05");
+    (place, jobs)
+}
+
+#[test]
+fn a_finished_list_exits_with_0() {
+    let (place, jobs) = place();
+    goes_on_to_the_end(&place, &[], &jobs);
+}
+
+#[test]
+fn failed_jobs_exit_with_3() {
+    let (place, _) = place();
+    let ended = place.run(&LIST, &["false"]).finish();
+    ended.assert_exit(3);
+    assert!(place.results().lines.iter().all(|line| line["ok"] == false && line["exit"] == 1));
+    let balance = Balance::of(&ended.log());
+    balance.assert_even();
+    assert_eq!((balance.failed, balance.left), (10, 0), "{balance:?}");
+}
+
+#[test]
+fn a_stop_before_the_end_of_a_list_exits_with_5() {
+    let (place, _) = place();
+    place.jobs(400);
+    let run = place.run_work(&["-P", "2", "-j", "2"]).start();
+    run.until_started(4);
+    run.signal(Signal::INT);
+    run.wait().assert_exit(5);
+}
+
+#[test]
+fn a_stop_of_an_endless_pipeline_exits_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (place, jobs) = place();
+        let run = place.run_work(&["--every", "1h"]).start();
+        run.until_written(jobs.len());
+        run.signal(signal);
+        let ended = run.wait();
+        ended.assert_exit(0);
+        log::assert_full_stop(&ended.log(), 2);
+        assert!(place.results().lines.iter().all(|line| line["round"].is_u64()));
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let (place, _) = place();
+    let wrong: [&[&str]; 9] = [
+        &["run", "--jobs", "jobs.txt", "--no-such-option", "--", "true"],
+        &["run", "--jobs", "jobs.txt", "-P", "0", "--", "true"],
+        &["run", "--jobs", "jobs.txt", "-P", "many", "--", "true"],
+        &["run", "--jobs", "jobs.txt", "-j", "0", "--", "true"],
+        &["run", "--jobs", "jobs.txt", "--timeout", "soon", "--", "true"],
+        &["run", "--jobs", "jobs.txt", "--deadline", "-1s", "--", "true"],
+        &["run", "--jobs", "jobs.txt"],
+        &["run", "--jobs", "jobs.txt", "--"],
+        &["no-such-command"],
+    ];
+    for args in wrong {
+        let before = place.files();
+        let ended = place.command(args).finish();
+        assert!(!ended.stderr.is_empty(), "no word about it\n{}", ended.describe());
+        refused(&place, &ended, 2, "");
+        assert_eq!(place.files(), before, "files were made\n{}", ended.describe());
+    }
+}
+
+#[test]
+fn help_and_version_exit_with_0() {
+    let place = Place::new();
+    let help = place.command(&["--help"]).finish();
+    help.assert_exit(0);
+    let first: String = help.stdout.lines().take(6).collect();
+    let paste = "procsig run --jobs hosts.txt -o pings.jsonl -j 8 --timeout 5s -- ping -c1 {}";
+    assert!(first.contains(paste), "the first lines are to be pasted: {}", help.stdout);
+    let version = place.command(&["--version"]).finish();
+    version.assert_exit(0);
+    assert_eq!(version.stdout, format!("procsig {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn an_invalid_configuration_exits_with_78_before_anything_starts() {
+    let good = "processes = 2\n";
+    let wrong = [
+        ("proceses = 2\n", "proceses"),
+        ("[buffer]\nflush_recrods = 10\n", "flush_recrods"),
+        ("[no_such_table]\nx = 1\n", "no_such_table"),
+        ("processes = 0\n", "processes"),
+        ("processes = \"two\"\n", "two"),
+        ("timeout = \"soon\"\n", "timeout"),
+        ("[shutdown]\ndeadline = \"1s\"\nflush_reserve = \"2s\"\n", "flush_reserve"),
+        ("[shutdown\n", ""),
+    ];
+    for (tables, reason) in wrong {
+        let (place, _) = place();
+        place.config("");
+        let text = place.read("pings.toml").replace(good, "") + tables;
+        place.write("pings.toml", text);
+        let before = place.files();
+        let ended = place.command(&["run", "pings.toml"]).finish();
+        refused(&place, &ended, 78, reason);
+        assert_eq!(place.files(), before, "files were made\n{}", ended.describe());
+    }
+}
+
+#[test]
+fn every_mistake_of_a_configuration_is_shown() {
+    let (place, _) = place();
+    place.config("timeout = \"soon\"\nattempts = 0\n\n[buffer]\nflush_after = \"never\"\n");
+    let ended = place.command(&["run", "pings.toml"]).finish();
+    for reason in ["soon", "attempts", "never"] {
+        refused(&place, &ended, 78, reason);
+    }
+}
+
+#[test]
+fn a_missing_file_exits_with_78() {
+    let (place, _) = place();
+    refused(&place, &place.command(&["run", "none.toml"]).finish(), 78, "none.toml");
+    let ended = place.run(&["--jobs", "none.txt"], &["true"]).finish();
+    refused(&place, &ended, 78, "none.txt");
+}
+
+/// A run that has done its list and waits for the next hour.
+#[track_caller]
+fn idle<'a>(place: &'a Place, jobs: &[String]) -> Running<'a> {
+    let run = place.run_work(&["--every", "1h"]).start();
+    run.until_written(jobs.len());
+    run
+}
+
+#[test]
+fn a_second_daemon_on_the_same_spool_exits_with_75_and_does_no_harm() {
+    let (place, jobs) = place();
+    let run = idle(&place, &jobs);
+    place.run_work(&["--every", "1h"]).finish().assert_exit_beside(75);
+    let options = [&LIST[..], &["--spool", SPOOL, "--fresh"]].concat();
+    let other =
+        place.command(&[&["run", "-o", "other.jsonl"], &options[..], &["--", "true"]].concat());
+    other.finish().assert_exit_beside(75);
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_output_exits_with_75_and_does_no_harm() {
+    let (place, jobs) = place();
+    let run = idle(&place, &jobs);
+    let options = ["--every", "1h", "--spool", "another.spool"];
+    place.run_work(&options).finish().assert_exit_beside(75);
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+}
+
+#[test]
+fn an_output_or_spool_that_cannot_be_written_exits_with_74() {
+    let (place, _) = place();
+    place.write("file", "");
+    std::fs::create_dir(place.path("directory")).expect("a directory");
+    let wrong: [(&[&str], &str); 5] = [
+        (&["-o", "directory"], "directory"),
+        (&["-o", "file/under/out.jsonl"], "file/under"),
+        (&["-o", "missing/out.jsonl"], "missing"),
+        (&["-o", "fine.jsonl", "--spool", "file/spool"], "file/spool"),
+        (&["-o", "fine.jsonl", "--spool", "directory"], "directory"),
+    ];
+    let mut others = Vec::new();
+    for (options, path) in wrong {
+        let args = [&["run"], &LIST[..], options, &["--", "sh", "work.sh", "{}"]].concat();
+        let ended = place.command(&args).finish();
+        ended.assert_nothing_left();
+        let told = ended.stderr.contains(path) && place.started().is_empty();
+        if ended.code != Some(74) || !told {
+            others.push(ended.describe());
+        }
+    }
+    assert!(others.is_empty(), "{}", others.join("\n"));
+}
+
+/// A place whose spool has jobs left.
+fn place_with_pending_work() -> (Place, Vec<String>) {
+    let (place, _) = place();
+    let jobs = place.jobs(100);
+    let run = place.run_work(&["-P", "2", "-j", "2"]).start();
+    run.until_started(10);
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(5);
+    place.write("calm", "");
+    (place, jobs)
+}
+
+#[test]
+fn pending_work_of_another_command_exits_with_78_and_nothing_is_touched() {
+    let (place, jobs) = place_with_pending_work();
+    let files = || (bytes(&place.path(OUTPUT)), bytes(&place.path(SPOOL)), place.files());
+    let before = files();
+    let ended = place.run(&LIST, &["sh", "-c", "touch harmed", "{}"]).finish();
+    ended.assert_exit(78);
+    for way_out in ["--fresh", "--spool"] {
+        assert!(ended.stderr.contains(way_out), "no {way_out}: {}", ended.describe());
+    }
+    assert!(files() == before, "something was touched\n{}", ended.describe());
+    // The old command goes on as if nothing had been.
+    goes_on_to_the_end(&place, &["-P", "2", "-j", "2"], &jobs);
+    place.assert_each_ran_once(&jobs);
+}
+
+#[test]
+fn a_fresh_run_forgets_the_jobs_and_keeps_what_was_written() {
+    let (place, jobs) = place_with_pending_work();
+    let before = bytes(&place.path(OUTPUT)).expect("an output");
+    let ended = place.run(&[&LIST[..], &["--fresh"]].concat(), &["true"]).finish();
+    ended.assert_exit(0);
+    let after = bytes(&place.path(OUTPUT)).expect("an output");
+    assert!(after.starts_with(&before), "what was there was changed");
+    let added = after[before.len()..].iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(added, jobs.len(), "the list was begun anew");
+}
+
+#[test]
+fn lines_of_the_log_can_be_json() {
+    let (place, _) = place();
+    let ended = place.run_work(&["--log-format", "json"]).finish();
+    ended.assert_exit(0);
+    let mut last = None;
+    for line in ended.stderr.lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for key in ["time", "level", "role", "pid", "message"] {
+            assert!(value.get(key).is_some(), "no {key} in {line}");
+        }
+        last = value["message"].as_str().map(str::to_owned);
+    }
+    let balance = last.as_deref().and_then(Balance::parse);
+    balance.expect("the balance in the last line").assert_even();
+}
+
+#[test]
+fn the_log_can_go_to_a_file_and_be_quiet_or_loud() {
+    let (place, _) = place();
+    place.write("calm", "");
+    place.run_work(&["--log-file", "log.txt"]).finish().assert_exit(0);
+    let normal = log::parse(&place.read("log.txt")).len();
+    assert!(normal > 0, "nothing in the file");
+    let quiet = place.run_work(&["-q"]).finish();
+    quiet.assert_exit(0);
+    assert!(quiet.log().iter().all(|line| line.level != "INFO"), "{}", quiet.describe());
+    let loud = place.run_work(&["-v"]).finish();
+    loud.assert_exit(0);
+    assert!(loud.log().len() >= normal, "{}", loud.describe());
+}
+
+#[test]
+fn sigusr1_writes_the_status_to_the_log() {
+    let (place, jobs) = place();
+    let run = idle(&place, &jobs);
+    let before = run.log().len();
+    run.signal(Signal::USR1);
+    run.until("a line about the status", |run| {
+        run.log()[before..].iter().any(|line| line.role == "supervisor").then_some(())
+    });
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(0);
+}

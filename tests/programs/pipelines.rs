@@ -1,0 +1,206 @@
+//! Pipelines for the tests of the library. They can't run inside of a test: a test is a thread.
+
+use procsig::config::{Buffer, Restart, Shutdown, Spool};
+use procsig::{Emitter, Job, JobError, Pipeline, Stop, sink, source};
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(serde::Serialize)]
+struct Record {
+    number: u64,
+    text: String,
+}
+
+fn record(number: u64) -> Record {
+    Record { number, text: format!("record {number}") }
+}
+
+fn main() -> ExitCode {
+    procsig::block_signals();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["stubborn"] => stubborn(),
+        ["threaded"] => threaded(),
+        ["nothing-to-do"] => no_worker_for_the_jobs(),
+        ["noop", threads] => noop(threads),
+        ["burst", count, processes] => burst(count, processes),
+        ["faulty"] => faulty(),
+        ["narrow"] => narrow(),
+        ["late-flush"] => late_flush(),
+        ["crashing-producer"] => crashing_producer(),
+        ["again"] => again(),
+        _ => {
+            eprintln!("which pipeline?");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().expect("a number")
+}
+
+/// A producer that does not listen.
+fn stubborn() -> ExitCode {
+    Pipeline::new("stubborn")
+        .producer("deaf", |_: &Stop, out: &mut Emitter<Record>| {
+            for count in 1..=1000 {
+                out.emit(&record(count))?;
+            }
+            loop {
+                std::thread::park();
+            }
+        })
+        .sink(sink::json_lines("out.jsonl"))
+        .shutdown(Shutdown {
+            deadline: Duration::from_millis(1500),
+            flush_reserve: Duration::from_secs(1),
+        })
+        .run()
+        .into()
+}
+
+/// `run` where it can't fork.
+fn threaded() -> ExitCode {
+    let (keep, wait) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || wait.recv());
+    let outcome = Pipeline::new("threaded")
+        .producer("never", |_: &Stop, out: &mut Emitter<Record>| out.emit(&record(0)))
+        .sink(sink::json_lines("out.jsonl"))
+        .run();
+    drop(keep);
+    let _ended = thread.join();
+    outcome.into()
+}
+
+fn no_worker_for_the_jobs() -> ExitCode {
+    Pipeline::new("nothing")
+        .jobs(source::lines("jobs.txt"))
+        .producer("producer", |_: &Stop, out: &mut Emitter<Record>| out.emit(&record(0)))
+        .sink(sink::json_lines("out.jsonl"))
+        .run()
+        .into()
+}
+
+/// A record for each job, and nothing else.
+fn noop(threads: &str) -> ExitCode {
+    Pipeline::new("noop")
+        .jobs(source::lines("jobs.txt"))
+        .worker("noop", |job: &Job, out: &mut Emitter<Record>| {
+            out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
+        })
+        .processes(2)
+        .threads(number(threads) as u16)
+        .sink(sink::json_lines("out.jsonl"))
+        .run()
+        .into()
+}
+
+/// Producers that end by themselves. Each numbers its records; the text is the process.
+fn burst(count: &str, processes: &str) -> ExitCode {
+    let count = number(count);
+    Pipeline::new("burst")
+        .producer("burst", move |_: &Stop, out: &mut Emitter<Record>| {
+            let text = std::process::id().to_string();
+            for number in 1..=count {
+                out.emit(&Record { number, text: text.clone() })?;
+            }
+            Ok(())
+        })
+        .processes(number(processes) as u16)
+        .sink(sink::json_lines("out.jsonl"))
+        .run()
+        .into()
+}
+
+/// Jobs that fail in every way: they return an error, or panic, at once or after they emitted.
+fn faulty() -> ExitCode {
+    Pipeline::new("faulty")
+        .jobs(source::lines("jobs.txt"))
+        .worker("faulty", |job: &Job, out: &mut Emitter<Record>| {
+            let text = job.as_str()?;
+            out.emit(&Record { number: job.seq(), text: format!("half of {text}") })?;
+            match text {
+                "error" => return Err(JobError::new("went wrong")),
+                "panic" => panic!("lost its head"),
+                "second" if job.attempt() < 2 => return Err(JobError::new("not yet")),
+                _ => {}
+            }
+            out.emit(&Record { number: job.seq(), text: format!("rest of {text}") })
+        })
+        .attempts(2)
+        .retry_delay(Duration::from_millis(1))
+        .sink(sink::json_lines("out.jsonl"))
+        .run()
+        .into()
+}
+
+/// Records of the length that each job says, through the smallest lane.
+fn narrow() -> ExitCode {
+    Pipeline::new("narrow")
+        .jobs(source::lines("jobs.txt"))
+        .worker("narrow", |job: &Job, out: &mut Emitter<String>| {
+            let length = job.as_str()?.parse()?;
+            out.emit(&"x".repeat(length))
+        })
+        .sink(sink::json_lines("out.jsonl"))
+        .spool(Spool { lane: Some(8192), job_bytes: 64, jobs: 4, file: None })
+        .run()
+        .into()
+}
+
+/// Ten records and no reason to flush but their number, which is reached by the tenth.
+fn late_flush() -> ExitCode {
+    Pipeline::new("late")
+        .producer("late", |stop: &Stop, out: &mut Emitter<Record>| {
+            for count in 1..=5 {
+                out.emit(&record(count))?;
+            }
+            stop.wait(Duration::MAX);
+            Ok(())
+        })
+        .processes(2)
+        .sink(sink::json_lines("out.jsonl"))
+        .flush(Buffer {
+            flush_records: 10,
+            flush_bytes: u64::MAX / 4,
+            flush_after: Duration::from_secs(3600),
+        })
+        .run()
+        .into()
+}
+
+/// A producer that can't go on.
+fn crashing_producer() -> ExitCode {
+    Pipeline::new("crashing")
+        .producer("crashing", |_: &Stop, out: &mut Emitter<Record>| {
+            out.emit(&record(1))?;
+            Err(JobError::new("the other side has hung up"))
+        })
+        .sink(sink::json_lines("out.jsonl"))
+        .restart(Restart { max: 2, within: Duration::from_secs(30) })
+        .run()
+        .into()
+}
+
+/// Two runs in one process, one after the other.
+fn again() -> ExitCode {
+    let once = || {
+        Pipeline::new("again")
+            .producer("once", |_: &Stop, out: &mut Emitter<Record>| out.emit(&record(1)))
+            .sink(sink::json_lines("out.jsonl"))
+            .run()
+            .into_result()
+    };
+    for _ in 0..2 {
+        match once() {
+            Ok(report) => eprintln!("{} published", report.balance().published),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}

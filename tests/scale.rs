@@ -1,0 +1,92 @@
+//! Many jobs, many processes, and no work at all.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use support::verdict::{Before, End, judge};
+use support::{Place, Process, Running, Signal, log, wait_until};
+
+#[test]
+fn five_thousand_jobs_are_done_exactly_once() {
+    let place = Place::new();
+    let jobs = place.jobs(5_000);
+    let before = Before::of(&place);
+    let options = ["--jobs", "jobs.txt", "-P", "2", "-j", "4"];
+    let ended = place.run(&options, &["/bin/true"]).start().wait_for(Duration::from_secs(300));
+    ended.assert_exit(0);
+    assert_eq!(judge(&place, &before, &ended, &jobs), End::Complete);
+    let workers: BTreeSet<String> =
+        place.results().lines.iter().map(|line| line["worker"].to_string()).collect();
+    assert_eq!(workers.len(), 2, "both processes work: {workers:?}");
+    eprintln!("5,000 jobs in {:?}", ended.elapsed);
+}
+
+const MANY: usize = 500;
+
+#[test]
+fn five_hundred_workers_start_work_and_stop_in_order() {
+    let place = Place::new();
+    let jobs = place.jobs(3 * MANY);
+    let mut gate = place.gate();
+    place.work_script("[ -e calm ] || : < gate");
+    let before = Before::of(&place);
+    let options = ["-P", "500", "-j", "1", "--deadline", "100s"];
+    let run = place.run_work(&options).start();
+    let children = run.children(MANY);
+    assert_eq!(children.len(), MANY + 2);
+    run.until_started(MANY);
+    run.signal(Signal::TERM);
+    run.until_logged("stopping workers (500)");
+    gate.open();
+    let ended = run.wait_for(Duration::from_secs(120));
+    log::assert_full_stop(&ended.log(), MANY);
+    assert_eq!(judge(&place, &before, &ended, &jobs), End::Stopped);
+    assert_eq!(place.started().len(), MANY, "a job was begun after the stop");
+    assert_eq!(place.results().len(), MANY, "a job in hand was not finished");
+    place.write("calm", "");
+    let before = Before::of(&place);
+    let ended = place.run_work(&options).start().wait_for(Duration::from_secs(300));
+    assert_eq!(judge(&place, &before, &ended, &jobs), End::Complete);
+    assert_eq!(log::workers_told_to_stop(&ended.log()), Some(MANY), "{}", ended.describe());
+    place.assert_each_ran_once(&jobs);
+}
+
+/// Context switches so far, of each thread of each process of the run.
+fn switches(run: &Running) -> BTreeMap<i32, BTreeMap<i32, Vec<String>>> {
+    let processes = run.processes();
+    assert!(!processes.is_empty(), "nothing runs\n{}", run.describe());
+    processes.iter().map(|process: &Process| (process.pid, process.switches())).collect()
+}
+
+#[test]
+fn between_two_rounds_no_process_wakes_up_for_twenty_seconds() {
+    let place = Place::new();
+    let jobs = place.jobs(20);
+    place.work_script("");
+    let run = place.run_work(&["-P", "2", "-j", "2", "--every", "1h"]).start();
+    run.until_written(jobs.len());
+    // The round is over when nothing has happened for three seconds: its last flush and the
+    // timers that go with it are done then.
+    let mut last = (Instant::now(), switches(&run));
+    wait_until("an idle pipeline", support::WATCHDOG, || {
+        let now = switches(&run);
+        if now != last.1 {
+            last = (Instant::now(), now);
+        }
+        (last.0.elapsed() > Duration::from_secs(3)).then_some(())
+    });
+    let before = switches(&run);
+    // Not a wait for anything: the time over which it is measured.
+    std::thread::sleep(Duration::from_secs(20));
+    let after = switches(&run);
+    assert_eq!(before, after, "somebody woke up\n{}", run.describe());
+    assert_eq!(after.len(), 5, "supervisor, source, two workers, buffer: {}", run.describe());
+    let asked = Instant::now();
+    run.signal(Signal::TERM);
+    let ended = run.wait();
+    eprintln!("an idle pipeline stopped in {:?}", asked.elapsed());
+    ended.assert_exit(0);
+    log::assert_full_stop(&ended.log(), 2);
+    place.results().assert_exactly_once(&jobs);
+}

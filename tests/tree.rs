@@ -1,0 +1,158 @@
+//! What must stay true of the tree itself: which module may name which, where `unsafe` stands, how
+//! long a file may be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of a file, at the most.
+const LINES_MAX: usize = 560;
+
+/// Rust files below `folder`, as paths relative to the repository.
+fn rust_files(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no Rust files below {folder}");
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    path.strip_prefix(root).expect("inside of the repository").to_string_lossy().into_owned()
+}
+
+fn source(path: &Path) -> String {
+    fs::read_to_string(path).expect("a readable file")
+}
+
+/// The code of a file without comments and strings' worth of them: whole-line comments are left out.
+fn code(path: &Path) -> String {
+    let lines = source(path);
+    let code: Vec<&str> =
+        lines.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    code.join("\n")
+}
+
+/// Top-level modules that a file names by `crate::`.
+fn named_modules(path: &Path) -> Vec<String> {
+    code(path)
+        .split("crate::")
+        .skip(1)
+        .map(|rest| {
+            rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+        })
+        .collect()
+}
+
+/// For each place: what it must not name.
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("src/sys/", &["flow", "control", "config", "pipeline", "cli", "error", "stop", "log"]),
+    ("src/stop.rs", &["flow", "control", "config", "pipeline", "cli", "error"]),
+    ("src/flow/", &["control", "pipeline", "cli"]),
+    ("src/control/", &["pipeline", "cli"]),
+    ("src/config/", &["flow", "control", "pipeline", "cli"]),
+    ("src/pipeline.rs", &["cli"]),
+];
+
+#[test]
+fn arrows_between_modules_point_one_way() {
+    let mut wrong = Vec::new();
+    for path in rust_files("src") {
+        let name = relative(&path);
+        for (place, forbidden) in ARROWS {
+            if !name.starts_with(place) {
+                continue;
+            }
+            for module in named_modules(&path) {
+                if forbidden.contains(&module.as_str()) {
+                    wrong.push(format!("{name} names crate::{module}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn of_control_only_launch_names_the_flow_of_data() {
+    for path in rust_files("src/control") {
+        let name = relative(&path);
+        let names_flow = named_modules(&path).contains(&"flow".to_owned());
+        assert_eq!(names_flow, name == "src/control/launch.rs", "{name}");
+    }
+}
+
+#[test]
+fn the_lifecycle_has_no_clock_no_system_call_and_no_log() {
+    let code = code(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/control/lifecycle.rs"));
+    let machine = code.split("#[cfg(test)]").next().expect("code");
+    for word in ["sys::", "log::", "std::time::Instant", "SystemTime", "nix::", "rustix::", "_ =>"]
+    {
+        let allowed = word == "_ =>" && machine.matches(word).count() <= WILDCARDS;
+        assert!(allowed || !machine.contains(word), "the lifecycle has {word}");
+    }
+}
+
+/// Wildcards in the lifecycle that match statuses and not children or events.
+const WILDCARDS: usize = 1;
+
+#[test]
+fn unsafe_code_stands_in_few_files_and_each_block_has_its_reason() {
+    let mut with_unsafe = Vec::new();
+    for folder in ["src", "bin", "examples", "tests"] {
+        for path in rust_files(folder) {
+            let (name, text) = (relative(&path), source(&path));
+            if name == "tests/tree.rs" || !code(&path).contains("unsafe ") {
+                continue;
+            }
+            with_unsafe.push(name.clone());
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                let line = line.trim_start();
+                let block = !line.starts_with("//")
+                    && (line.contains("unsafe {") || line.contains("unsafe impl"));
+                let before = lines[number.saturating_sub(12)..number].join("\n");
+                assert!(
+                    !block || before.contains("SAFETY:"),
+                    "{name}:{} has no reason",
+                    number + 1
+                );
+            }
+        }
+    }
+    for name in &with_unsafe {
+        let allowed = name.starts_with("src/sys/") || name == "src/flow/queue/layout.rs";
+        assert!(allowed, "{name} has unsafe code");
+    }
+    assert!(with_unsafe.len() >= 3, "the check has found too little: {with_unsafe:?}");
+}
+
+#[test]
+fn files_stay_short() {
+    let mut long = Vec::new();
+    for folder in ["src", "bin", "examples", "tests"] {
+        for path in rust_files(folder) {
+            let lines = source(&path).lines().count();
+            if lines > LINES_MAX {
+                long.push(format!("{}: {lines} lines", relative(&path)));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn the_binary_is_only_an_entry() {
+    let lines = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/procsig.rs"));
+    assert!(lines.lines().count() < 80);
+}
