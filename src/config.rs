@@ -1,6 +1,6 @@
 //! What a pipeline is told: the resolved settings, each with its unit and its limits.
 //!
-//! The settings as they are written in a file ([`raw`]) and as the program uses them (here) are
+//! The settings as they are written in a file (`raw`) and as the program uses them (here) are
 //! separate types: nothing below needs to be checked, defaulted or converted again.
 
 pub(crate) mod raw;

@@ -87,6 +87,7 @@ impl Launch {
             (&run.started, clock::nanos(clock::wall())),
             (&run.deadline, clock::nanos(shutdown.deadline)),
             (&run.flush_reserve, clock::nanos(shutdown.flush_reserve)),
+            (&run.stopping, 0),
             (&run.ended, 0),
             (&run.main_start, start),
         ] {
@@ -160,6 +161,11 @@ impl Launch {
         self.spool.wake_all();
     }
 
+    /// Notes that a stop has begun: from now on no worker begins a job.
+    pub(crate) fn begin_stop(&self) {
+        self.spool.run().stopping.store(1, Ordering::Release);
+    }
+
     /// Notes that main kills the child: what it has in hand counts no death.
     pub(crate) fn condemn(&self, child: Child) {
         self.spool.process(slot(child)).condemned.store(1, Ordering::Release);
@@ -187,9 +193,10 @@ impl Launch {
         Ok(balance)
     }
 
-    /// Notes the exit code, and gives the room of an empty spool back.
+    /// Notes the exit code, and gives the room of an empty spool back: one that nothing is kept
+    /// in, neither records nor jobs nor a place in the list.
     pub(crate) fn end(&self, balance: &Balance, code: u8) {
-        let empty = balance.kept == 0 && Jobs(&self.spool).pending() == 0;
+        let empty = balance.kept == 0 && (balance.complete || !self.has_source());
         self.spool.end(code, empty);
     }
 

@@ -749,6 +749,14 @@ mod tests {
                 && stdout == b"out\n"
                 && stderr == b"err\n";
         }
+        for number in 0..=2 {
+            let _perhaps_closed_already = nix::unistd::close(number);
+        }
+        let lowest = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let moved = lowest.and_then(above_standard);
+        all_right &= moved.is_ok_and(|fd| {
+            fd.as_raw_fd() > 2 && rustix::io::fcntl_getfd(&fd).is_ok_and(|flags| !flags.is_empty())
+        });
         // The harness can't print any more.
         std::process::exit(if all_right { 0 } else { 1 });
     }
@@ -832,11 +840,23 @@ mod tests {
         std::fs::copy("/bin/true", &program).expect("can copy");
         let writer = std::fs::OpenOptions::new().append(true).open(&program).expect("is ours");
         let command = line(&[&program.display().to_string()], &[]);
-        let started = std::thread::scope(|scope| {
-            let started = scope.spawn(|| start(&command, "").map(stdout));
-            drop(writer);
-            started.join().expect("no panic")
+        let begin = clock::now();
+        let error = start(&command, "").expect_err("is being written").to_string();
+        assert!(error.ends_with(": Text file busy"), "{error}");
+        let pauses = START_PAUSES_MS.iter().sum();
+        assert!(clock::now() - begin >= Duration::from_millis(pauses));
+        drop(writer);
+        assert_eq!(stdout(start(&command, "").expect("starts")).0, Ended::Exited(0));
+    }
+
+    #[test]
+    fn only_our_end_of_a_pipe_does_not_block_and_both_are_close_on_exec() {
+        let (read, write) = pipe().expect("a pipe");
+        let nonblocking = [&read, &write].map(|end| {
+            let flags = rustix::fs::fcntl_getfl(end).expect("is open");
+            assert!(rustix::io::fcntl_getfd(end).is_ok_and(|flags| !flags.is_empty()));
+            flags.contains(OFlags::NONBLOCK)
         });
-        assert_eq!(started.expect("starts in the end").0, Ended::Exited(0));
+        assert_eq!(nonblocking, [true, false]);
     }
 }

@@ -171,6 +171,9 @@ pub(crate) struct Run {
     pub deadline: AtomicU64,
     /// The part of it that is kept for the flush, in nanoseconds.
     pub flush_reserve: AtomicU64,
+    /// Nonzero once a stop has begun: no job is begun any more, also by a worker that has not
+    /// been told yet.
+    pub stopping: AtomicU64,
     /// 0 while it runs, then 1 + the exit code.
     pub ended: AtomicU64,
 }
@@ -294,7 +297,7 @@ macro_rules! shared {
 }
 shared!(
     Header = 72,
-    Run = 64,
+    Run = 72,
     Process = 128,
     Bells = 192,
     LaneBell = 64,

@@ -16,3 +16,6 @@ pub(crate) mod processes;
 pub(crate) mod record;
 pub(crate) mod settle;
 pub(crate) mod spool;
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,11 @@ impl Spool {
         Ok(Spool { mapping, layout, file, path: path.to_path_buf(), closed })
     }
 
+    /// Has a stop begun?
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.run().stopping.load(Ordering::Acquire) != 0
+    }
+
     /// Has its last run ended with nothing left in it?
     pub(crate) fn is_closed(&self) -> bool {
         self.closed

@@ -204,6 +204,11 @@ impl JobThread<'_> {
     fn run(&mut self, stop: &Stop) {
         let mut job = Claimed::default();
         while !stop.requested() {
+            if self.jobs.0.is_stopping() {
+                // Not told yet, but about to be: many workers are told one after the other.
+                stop.wait(Duration::MAX);
+                return;
+            }
             match self.jobs.claim(self.claimer, &mut job) {
                 Claim::Job => self.finish(&job),
                 Claim::None { .. } => self.wait(stop, &mut job),
@@ -216,7 +221,7 @@ impl JobThread<'_> {
         let idle = self.jobs.idle();
         // Whatever becomes ready after this changes the word, and the sleep is none.
         let seen = self.jobs.bell();
-        if stop.requested() {
+        if stop.requested() || self.jobs.0.is_stopping() {
             return;
         }
         match self.jobs.claim(self.claimer, job) {

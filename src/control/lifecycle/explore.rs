@@ -1,0 +1,379 @@
+//! Explores the machine exhaustively for one source, two workers and one buffer.
+//!
+//! Every interleaving of signals, reports, deaths, failed starts and time is tried, until no new
+//! state is found; [`super::witness`] judges each step. The environment is as free as the real
+//! one: what is told or killed dies in order, by a crash, later or never; a child may die before
+//! it is ready, or exit unasked; reports may be lost. Only two things can't happen: events of
+//! children that do not exist, and reports after a child's last one.
+//!
+//! Time is taken at the next alarm, just before it, half-way, a little late, and late by more
+//! than a second. To keep the reachable states finite they are normalised ([`World::normalise`]):
+//! times are relative to now, what can't matter any more is wiped, and two workers that have
+//! swapped their roles are the same. What only goes into the exit code is wiped as well, and
+//! judged step by step. The result is some 100,000 states.
+
+use super::witness::{Broken, Process, Promise, Seen, Step, StopSeen, Witness};
+use super::*;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::sync::LazyLock;
+
+const LIMITS: Limits = Limits {
+    deadline: Duration::from_millis(3500),
+    flush_reserve: Duration::from_millis(1000),
+    restart_max: 1,
+    restart_within: Duration::from_secs(20),
+};
+/// What `now` is in every normalised state.
+const NOW: Duration = Duration::from_secs(1000);
+/// Everything but "just before" happens at a multiple of it.
+const GRID: Duration = Duration::from_millis(500);
+const JUST: Duration = Duration::from_millis(1);
+const A_BIT_LATE: Duration = Duration::from_millis(500);
+const VERY_LATE: Duration = Duration::from_millis(1500);
+
+/// The machine and what is around it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    machine: Lifecycle,
+    witness: Witness,
+}
+
+impl World {
+    fn begin() -> (World, Vec<Broken>) {
+        let (machine, actions) = Lifecycle::begin(LIMITS, true, 2, NOW);
+        let mut witness = Witness::new(LIMITS);
+        let step = Step {
+            event: Event::Time,
+            now: NOW,
+            alarm: None,
+            actions: &actions,
+            after: &machine,
+        };
+        let broken = witness.watch(&step);
+        (World { machine, witness }, broken)
+    }
+
+    /// What can happen.
+    fn events(&self, into: &mut Vec<Event>) {
+        into.extend([Event::Time, Event::Signal]);
+        let [first, second] = self.witness.workers;
+        let children = [
+            (Child::Source, self.witness.source),
+            (Child::Worker(0), first),
+            (Child::Worker(1), second),
+            (Child::Buffer, self.witness.buffer),
+        ];
+        for (child, seen) in children {
+            let talks = matches!(seen.process, Process::Fresh | Process::Ready);
+            if seen.process == Process::Fresh {
+                into.extend([Event::NotStarted(child), Event::Ready(child)]);
+            }
+            if talks {
+                into.push(Event::Failed(child, ExitCode::Io));
+            }
+            // The buffer never has nothing more to do.
+            if talks && child != Child::Buffer {
+                into.push(Event::Finished(child));
+            }
+            if seen.exists() {
+                into.push(Event::Reaped(child, Ended::Crashed));
+            }
+            // Who has failed exits with the code of that.
+            if seen.exists() && seen.process != Process::Failed {
+                into.push(Event::Reaped(child, Ended::Clean));
+            }
+        }
+    }
+
+    /// When it can happen.
+    fn times(&self, into: &mut Vec<Duration>) {
+        into.push(NOW);
+        let Some(alarm) = self.machine.next_alarm() else {
+            let window = LIMITS.restart_within;
+            return into.extend([NOW + window / 2, NOW + window, NOW + 2 * window]);
+        };
+        let wait = alarm.saturating_sub(NOW);
+        let half = GRID * (wait.as_millis() / 2 / GRID.as_millis()) as u32;
+        if half > Duration::ZERO {
+            into.push(NOW + half);
+        }
+        if wait > JUST {
+            into.push(alarm - JUST);
+        }
+        into.extend([alarm, alarm + A_BIT_LATE, alarm + VERY_LATE]);
+    }
+
+    fn step(&self, event: Event, now: Duration) -> (World, Vec<Broken>) {
+        let alarm = self.machine.next_alarm();
+        let (machine, actions) = self.machine.clone().step(event, now);
+        let mut witness = self.witness.clone();
+        let step = Step { event, now, alarm, actions: &actions, after: &machine };
+        let broken = witness.watch(&step);
+        (World { machine, witness }, broken)
+    }
+
+    /// Makes worlds equal that can't be told apart by anything that may still happen.
+    fn normalise(&mut self, now: Duration) {
+        for time in self.times_mut() {
+            *time = (*time + NOW).saturating_sub(now);
+        }
+        let World { machine, witness } = self;
+        (machine.failure, machine.killed) = (None, false);
+        match (&mut machine.stopping, &mut witness.stop) {
+            (Some(stopping), Some(seen)) => {
+                machine.deaths.clear();
+                witness.deaths.clear();
+                normalise_stop(stopping, seen, machine.phase, &witness.workers);
+            }
+            _ => {
+                let window = LIMITS.restart_within;
+                machine.deaths.retain(|death| *death + window >= NOW);
+                witness.deaths.retain(|death| *death + window >= NOW);
+            }
+        }
+        // A start limit that would be reached after the end never is.
+        let end = machine.stopping.map(|stopping| stopping.kill_all_at + ABANDON_AFTER);
+        let never = end.map(|end| end + GRID - START_LIMIT);
+        let statuses = machine.workers.iter_mut().chain([&mut machine.source, &mut machine.buffer]);
+        for status in statuses {
+            match status {
+                Status::Starting { since } => *since = never.map_or(*since, |t| t.min(*since)),
+                // Other dice.
+                Status::Pausing { until } => *until = round_up(*until),
+                _ => {}
+            }
+        }
+        let [first, second] = &mut witness.workers;
+        for seen in [&mut witness.source, first, second, &mut witness.buffer] {
+            if seen.process == Process::Fresh && !seen.killed {
+                seen.started = never.map_or(seen.started, |t| t.min(seen.started));
+            } else {
+                seen.started = Duration::ZERO;
+            }
+        }
+        self.order_workers();
+    }
+
+    fn order_workers(&mut self) {
+        let hasher = BuildHasherDefault::<Mixer>::new();
+        let key = |lane: usize| hasher.hash_one((self.machine.workers[lane], self.witness.workers[lane]));
+        if key(0) > key(1) {
+            self.machine.workers.swap(0, 1);
+            self.witness.workers.swap(0, 1);
+        }
+    }
+
+    fn times_mut(&mut self) -> Vec<&mut Duration> {
+        let World { machine, witness } = self;
+        let mut times: Vec<&mut Duration> = machine.deaths.iter_mut().collect();
+        times.extend(&mut witness.deaths);
+        let statuses = machine.workers.iter_mut().chain([&mut machine.source, &mut machine.buffer]);
+        for status in statuses {
+            match status {
+                Status::Starting { since: time } | Status::Pausing { until: time } => {
+                    times.push(time);
+                }
+                _ => {}
+            }
+        }
+        if let Some(stopping) = &mut machine.stopping {
+            let Stopping { last_signal, quiet_until, kill_workers_at, kill_all_at, say_at, .. } =
+                stopping;
+            times.extend([last_signal, quiet_until, kill_workers_at, kill_all_at, say_at]);
+        }
+        if let Some(stop) = &mut witness.stop {
+            let StopSeen { last_signal, quiet_by, workers_by, all_by, .. } = stop;
+            times.extend([last_signal, quiet_by, workers_by, all_by]);
+        }
+        let [first, second] = &mut witness.workers;
+        let all = [&mut witness.source, first, second, &mut witness.buffer];
+        times.extend(all.into_iter().map(|seen| &mut seen.started));
+        times
+    }
+}
+
+/// Wipes what was done already: it can't be done again.
+fn normalise_stop(
+    stopping: &mut Stopping,
+    seen: &mut StopSeen,
+    phase: Phase,
+    workers: &[Seen; 2],
+) {
+    let forgotten = NOW - REPEAT_AFTER;
+    stopping.last_signal = stopping.last_signal.max(forgotten);
+    seen.last_signal = seen.last_signal.max(forgotten);
+    if stopping.signals == 0 {
+        (stopping.last_signal, seen.last_signal) = (forgotten, forgotten);
+    }
+    if phase != Phase::AwaitSource {
+        (stopping.quiet_until, seen.quiet_by) = (NOW, NOW);
+    }
+    if !workers.iter().any(Seen::at_large) {
+        (stopping.kill_workers_at, seen.workers_by) = (NOW, NOW);
+    }
+}
+
+fn round_up(time: Duration) -> Duration {
+    GRID * time.as_nanos().div_ceil(GRID.as_nanos()) as u32
+}
+
+/// A fast hash: the standard one takes most of the time in a debug build.
+#[derive(Default)]
+struct Mixer(u64);
+
+impl Mixer {
+    fn mix(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.mix((*byte).into()));
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.mix(value.into());
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.mix(value);
+    }
+    fn write_usize(&mut self, value: usize) {
+        self.mix(value as u64);
+    }
+    fn write_isize(&mut self, value: isize) {
+        self.mix(value as u64);
+    }
+}
+
+/// How a world was reached: from which one, by what, how long after.
+type Origin = Option<(usize, Event, Duration)>;
+
+struct Exploration {
+    worlds: usize,
+    steps: usize,
+    finished: usize,
+    /// The first that was found of each kind, with the way there.
+    broken: HashMap<Promise, String>,
+}
+
+static EXPLORED: LazyLock<Exploration> = LazyLock::new(explore);
+
+fn explore() -> Exploration {
+    let mut found = HashMap::with_hasher(BuildHasherDefault::<Mixer>::default());
+    let mut origins: Vec<Origin> = vec![None];
+    let (first, broken) = World::begin();
+    let mut queue = VecDeque::from([(0, first.clone())]);
+    let mut explored =
+        Exploration { worlds: 0, steps: 0, finished: 0, broken: broken.into_iter().collect() };
+    found.insert(first, 0);
+    let (mut times, mut events) = (Vec::new(), Vec::new());
+    while let Some((index, world)) = queue.pop_front() {
+        times.clear();
+        events.clear();
+        world.times(&mut times);
+        world.events(&mut events);
+        explored.finished += usize::from(world.witness.finished);
+        for (now, event) in times.iter().flat_map(|now| events.iter().map(move |it| (*now, *it))) {
+            let (mut next, broken) = world.step(event, now);
+            explored.steps += 1;
+            let origin = Some((index, event, now - NOW));
+            for (promise, message) in &broken {
+                explored
+                    .broken
+                    .entry(*promise)
+                    .or_insert_with(|| format!("{message}\n{}", path(&origins, origin, &next)));
+            }
+            // Beyond what is broken nothing is to be learnt; beyond the end there is nothing.
+            if !broken.is_empty() || world.witness.finished {
+                continue;
+            }
+            next.normalise(now);
+            if let std::collections::hash_map::Entry::Vacant(vacant) = found.entry(next) {
+                queue.push_back((origins.len(), vacant.key().clone()));
+                vacant.insert(origins.len());
+                origins.push(origin);
+            }
+        }
+    }
+    explored.worlds = found.len();
+    explored
+}
+
+/// The whole way from the beginning.
+fn path(origins: &[Origin], last: Origin, at: &World) -> String {
+    let mut steps = Vec::new();
+    let mut origin = last;
+    while let Some((from, event, after)) = origin {
+        steps.push((event, after));
+        origin = origins[from];
+    }
+    let mut text = String::from("after the start of all:\n");
+    for (event, after) in steps.into_iter().rev() {
+        let _written = writeln!(text, "  {:>8.3} s later: {event:?}", after.as_secs_f64());
+    }
+    let _written = write!(text, "and then: {at:#?}");
+    text
+}
+
+fn assert_kept(promise: Promise) {
+    if let Some(message) = EXPLORED.broken.get(&promise) {
+        panic!("{message}");
+    }
+}
+
+#[test]
+fn the_exploration_is_not_empty() {
+    let Exploration { worlds, steps, finished, .. } = *EXPLORED;
+    println!("{worlds} states, {steps} steps, {finished} ends");
+    assert!(worlds > 5_000 && steps > 500_000 && finished > 100);
+}
+
+#[test]
+fn the_buffer_is_told_to_stop_only_after_the_last_worker_was_reaped() {
+    assert_kept(Promise::BufferLast);
+}
+
+#[test]
+fn workers_are_told_to_stop_only_after_the_source() {
+    assert_kept(Promise::WorkersAfterSource);
+}
+
+#[test]
+fn nothing_is_killed_before_its_time_or_for_main_s_absence() {
+    assert_kept(Promise::NothingBeforeItsTime);
+}
+
+#[test]
+fn every_path_ends_by_the_deadline() {
+    assert_kept(Promise::EveryPathEnds);
+}
+
+#[test]
+fn signals_count_three_times_at_the_most() {
+    assert_kept(Promise::SignalsAreCounted);
+}
+
+#[test]
+fn only_the_buffer_is_started_during_a_stop_and_only_once() {
+    assert_kept(Promise::NoRestartDuringStop);
+}
+
+#[test]
+fn only_what_exists_is_told_or_killed() {
+    assert_kept(Promise::OnlyWhatExists);
+}
+
+#[test]
+fn it_never_gets_stuck_and_never_ticks() {
+    assert_kept(Promise::NeverStuckNeverTicking);
+}
+
+#[test]
+fn failures_and_kills_are_kept_for_the_exit_code() {
+    assert_kept(Promise::FactsForTheExitCode);
+}

@@ -1,0 +1,496 @@
+//! Watches the machine from outside: what exists, what was told and killed, and what the time
+//! allows, kept independently of the machine's own books; and says which promise was broken.
+
+use super::*;
+
+/// The promises. Each is a test of its own in [`super::explore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Promise {
+    BufferLast,
+    WorkersAfterSource,
+    NothingBeforeItsTime,
+    EveryPathEnds,
+    SignalsAreCounted,
+    NoRestartDuringStop,
+    OnlyWhatExists,
+    NeverStuckNeverTicking,
+    FactsForTheExitCode,
+}
+
+/// A broken promise, and how.
+pub(super) type Broken = (Promise, String);
+
+/// A process, as far as the outside knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Process {
+    None,
+    /// Started, or about to fail to start.
+    Fresh,
+    Ready,
+    /// Has said that it has finished.
+    Finished,
+    /// Has said that it has failed.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Seen {
+    pub process: Process,
+    pub started: Duration,
+    pub told: bool,
+    pub killed: bool,
+    /// Killed because it did not get ready.
+    pub slow: bool,
+}
+
+impl Seen {
+    pub(super) const NOTHING: Seen = Seen {
+        process: Process::None,
+        started: Duration::ZERO,
+        told: false,
+        killed: false,
+        slow: false,
+    };
+
+    pub(super) fn exists(&self) -> bool {
+        self.process != Process::None
+    }
+
+    /// Is it there, and not about to die by our hand?
+    pub(super) fn at_large(&self) -> bool {
+        self.exists() && !self.killed
+    }
+
+    fn is_slow(&self, now: Duration) -> bool {
+        self.process == Process::Fresh && self.started + START_LIMIT <= now
+    }
+}
+
+/// A stop as the outside sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct StopSeen {
+    pub signals: u8,
+    pub last_signal: Duration,
+    pub quiet_by: Duration,
+    pub workers_by: Duration,
+    pub all_by: Duration,
+    pub buffer_started: bool,
+}
+
+/// All that the outside knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Witness {
+    pub limits: Limits,
+    pub source: Seen,
+    pub workers: [Seen; 2],
+    pub buffer: Seen,
+    pub deaths: Vec<Duration>,
+    pub stop: Option<StopSeen>,
+    pub finished: bool,
+}
+
+/// One step, to be judged.
+pub(super) struct Step<'a> {
+    pub event: Event,
+    pub now: Duration,
+    /// When main would have woken by itself.
+    pub alarm: Option<Duration>,
+    pub actions: &'a [Action],
+    /// The machine after it.
+    pub after: &'a Lifecycle,
+}
+
+/// What an event means for the judgement of what is done about it.
+struct Context {
+    late: bool,
+    counted: bool,
+    /// Who died in this step, and what was known of it, and was it in order?
+    dead: Option<(Child, Seen, bool)>,
+    given_up: bool,
+    killed: bool,
+    broken: Vec<Broken>,
+}
+
+impl Context {
+    fn demand(&mut self, holds: bool, promise: Promise, message: &str) {
+        if !holds {
+            self.broken.push((promise, message.into()));
+        }
+    }
+}
+
+impl Witness {
+    pub(super) fn new(limits: Limits) -> Witness {
+        Witness {
+            limits,
+            source: Seen::NOTHING,
+            workers: [Seen::NOTHING; 2],
+            buffer: Seen::NOTHING,
+            deaths: Vec::new(),
+            stop: None,
+            finished: false,
+        }
+    }
+
+    pub(super) fn seen(&mut self, child: Child) -> &mut Seen {
+        match child {
+            Child::Source => &mut self.source,
+            Child::Worker(lane) => &mut self.workers[usize::from(lane)],
+            Child::Buffer => &mut self.buffer,
+        }
+    }
+
+    fn all(&mut self) -> [&mut Seen; 4] {
+        let [first, second] = &mut self.workers;
+        [&mut self.source, first, second, &mut self.buffer]
+    }
+
+    fn any_exists(&self) -> bool {
+        self.source.exists() || self.any_worker() || self.buffer.exists()
+    }
+
+    fn any_worker(&self) -> bool {
+        self.workers.iter().any(Seen::exists)
+    }
+
+    /// All that happens in a step, in its order; returns the promises that were broken.
+    pub(super) fn watch(&mut self, step: &Step) -> Vec<Broken> {
+        let mut context = Context {
+            late: step.alarm.is_some_and(|alarm| step.now > alarm + LATE),
+            counted: false,
+            dead: None,
+            given_up: false,
+            killed: false,
+            broken: Vec::new(),
+        };
+        let was_finished = self.finished;
+        if let (true, Some(alarm)) = (context.late, step.alarm) {
+            self.forgive(step.now - alarm + LATE);
+        }
+        self.hear(step, &mut context);
+        for action in step.actions {
+            context.demand(!self.finished, Promise::EveryPathEnds, "something after Finish");
+            self.act(*action, step, &mut context);
+        }
+        if !was_finished {
+            self.judge_order(step, &mut context);
+            self.judge_time(step, &mut context);
+            self.judge_facts(step, &mut context);
+        }
+        context.broken
+    }
+
+    /// Main was away: everything that time would have brought comes later by as much, and by a
+    /// second more, so that main first hears what has happened meanwhile.
+    fn forgive(&mut self, absence: Duration) {
+        if let Some(stop) = &mut self.stop {
+            stop.quiet_by += absence;
+            stop.workers_by += absence;
+            stop.all_by += absence;
+        }
+        for seen in self.all() {
+            seen.started += absence;
+        }
+    }
+
+    fn hear(&mut self, step: &Step, context: &mut Context) {
+        match step.event {
+            Event::Signal => context.counted = self.count_signal(step.now),
+            Event::Ready(child) => self.seen(child).process = Process::Ready,
+            Event::Finished(child) => self.seen(child).process = Process::Finished,
+            Event::Failed(child, _) => self.seen(child).process = Process::Failed,
+            Event::NotStarted(child) => {
+                let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
+                context.dead = Some((child, seen, false));
+            }
+            Event::Reaped(child, how) => {
+                let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
+                let in_order =
+                    how == Ended::Clean && (seen.told || seen.process == Process::Finished);
+                context.dead = Some((child, seen, in_order));
+            }
+            Event::Time => {}
+        }
+        if let (Some((_, _, false)), None) = (context.dead, self.stop) {
+            let window = self.limits.restart_within;
+            self.deaths.retain(|death| *death + window >= step.now);
+            self.deaths.push(step.now);
+        }
+    }
+
+    /// Does this signal count? Three at the most, 300 ms apart at the least.
+    fn count_signal(&mut self, now: Duration) -> bool {
+        let Some(stop) = &mut self.stop else { return true };
+        let repeated = stop.signals > 0 && now < stop.last_signal + REPEAT_AFTER;
+        if repeated || stop.signals == 3 || self.finished {
+            return false;
+        }
+        (stop.signals, stop.last_signal) = (stop.signals + 1, now);
+        if stop.signals >= 2 {
+            stop.quiet_by = stop.quiet_by.min(now);
+            stop.workers_by = stop.workers_by.min(now);
+        }
+        if stop.signals == 3 {
+            stop.all_by = stop.all_by.min(now);
+        }
+        true
+    }
+
+    fn act(&mut self, action: Action, step: &Step, context: &mut Context) {
+        match action {
+            Action::Start(child) => self.start(child, step.now, context),
+            Action::Stop(child) => self.tell(child, context),
+            Action::Kill(child) => self.kill(child, step.now, context),
+            Action::Finish => self.finish(step.now, context),
+            Action::Say(Notice::GivingUp(_)) => context.given_up = true,
+            Action::Say(Notice::StopRequested(_)) => {
+                context.demand(
+                    self.stop.is_none(),
+                    Promise::EveryPathEnds,
+                    "a second stop was begun, and would get another deadline",
+                );
+                let Limits { deadline, flush_reserve, .. } = self.limits;
+                self.stop = Some(StopSeen {
+                    signals: u8::from(step.event == Event::Signal),
+                    last_signal: step.now,
+                    quiet_by: step.now + QUIET_LIMIT,
+                    workers_by: step.now + deadline - flush_reserve,
+                    all_by: step.now + deadline,
+                    buffer_started: false,
+                });
+            }
+            Action::Say(_) | Action::ContinueAll => {}
+        }
+    }
+
+    fn start(&mut self, child: Child, now: Duration, context: &mut Context) {
+        let exists = self.seen(child).exists();
+        context.demand(!exists, Promise::OnlyWhatExists, "started although its process exists");
+        if let Some(stop) = &mut self.stop {
+            context.demand(
+                child == Child::Buffer,
+                Promise::NoRestartDuringStop,
+                "a worker or the source was started during a stop",
+            );
+            context.demand(
+                !stop.buffer_started,
+                Promise::NoRestartDuringStop,
+                "the buffer was started twice during a stop",
+            );
+            context.demand(
+                now < stop.all_by,
+                Promise::NoRestartDuringStop,
+                "the buffer was started after the deadline or the third signal",
+            );
+            stop.buffer_started = true;
+        }
+        *self.seen(child) = Seen { process: Process::Fresh, started: now, ..Seen::NOTHING };
+    }
+
+    fn tell(&mut self, child: Child, context: &mut Context) {
+        let seen = *self.seen(child);
+        context.demand(
+            seen.at_large() && !seen.told,
+            Promise::OnlyWhatExists,
+            "told to stop: what does not exist, was killed, or was told already",
+        );
+        match child {
+            Child::Source => {}
+            Child::Worker(_) => context.demand(
+                !self.source.at_large(),
+                Promise::WorkersAfterSource,
+                "a worker was told to stop while the source works",
+            ),
+            Child::Buffer => context.demand(
+                !self.any_worker(),
+                Promise::BufferLast,
+                "the buffer was told to stop before the last worker was reaped",
+            ),
+        }
+        context.demand(
+            self.stop.is_some(),
+            Promise::EveryPathEnds,
+            "told to stop without a stop under way",
+        );
+        self.seen(child).told = true;
+    }
+
+    fn kill(&mut self, child: Child, now: Duration, context: &mut Context) {
+        let seen = *self.seen(child);
+        context.demand(
+            seen.at_large(),
+            Promise::OnlyWhatExists,
+            "killed: what does not exist, or was killed already",
+        );
+        let slow = seen.is_slow(now);
+        let due = self.stop.is_some_and(|stop| match child {
+            Child::Source => stop.quiet_by.min(stop.all_by) <= now,
+            Child::Worker(_) => stop.workers_by.min(stop.all_by) <= now,
+            Child::Buffer => stop.all_by <= now,
+        });
+        context.demand(slow || due, Promise::NothingBeforeItsTime, "killed before its time");
+        context.demand(
+            !context.late || context.counted,
+            Promise::NothingBeforeItsTime,
+            "killed at once by a main that was away itself",
+        );
+        if child == Child::Buffer && !slow && self.any_worker() {
+            context.demand(
+                self.stop.is_some_and(|stop| stop.all_by <= now),
+                Promise::BufferLast,
+                "the buffer was killed before the deadline, with workers left",
+            );
+        }
+        context.killed |= !slow && child != Child::Source;
+        let seen = self.seen(child);
+        (seen.killed, seen.slow) = (true, slow);
+    }
+
+    fn finish(&mut self, now: Duration, context: &mut Context) {
+        let over = self.stop.is_some_and(|stop| stop.all_by + ABANDON_AFTER <= now);
+        context.demand(
+            over || !self.any_exists(),
+            Promise::EveryPathEnds,
+            "finished with a process left, before its time",
+        );
+        self.finished = true;
+    }
+
+    /// Has everything been done whose turn has come?
+    fn judge_order(&self, step: &Step, context: &mut Context) {
+        if step.event == Event::Signal {
+            let stops = self.stop.is_some_and(|stop| stop.signals > 0);
+            context.demand(stops, Promise::SignalsAreCounted, "a signal began no stop");
+        }
+        let (Some(stop), false) = (self.stop, self.finished) else { return };
+        let told = |seen: &Seen| !seen.at_large() || seen.told;
+        context.demand(told(&self.source), Promise::EveryPathEnds, "the source was not told");
+        if !self.source.at_large() {
+            let all = self.workers.iter().all(told);
+            context.demand(all, Promise::EveryPathEnds, "a worker was not told to stop");
+            if !self.any_worker() {
+                let message = "the buffer was not told to stop when its turn had come";
+                context.demand(told(&self.buffer), Promise::NoRestartDuringStop, message);
+            }
+        }
+        let at_large = self.source.at_large() || self.workers.iter().any(Seen::at_large);
+        if stop.signals >= 2 {
+            let message = "a worker or the source outlived the second signal";
+            context.demand(!at_large, Promise::SignalsAreCounted, message);
+        }
+        if stop.signals >= 3 {
+            let message = "the buffer outlived the third signal";
+            context.demand(!self.buffer.at_large(), Promise::SignalsAreCounted, message);
+        }
+    }
+
+    /// Is everything done by its time, and is there an end?
+    fn judge_time(&self, step: &Step, context: &mut Context) {
+        let now = step.now;
+        let workers = self.workers.iter().any(Seen::at_large);
+        let alarm = step.after.next_alarm();
+        context.demand(
+            self.finished == step.after.is_done(),
+            Promise::EveryPathEnds,
+            "Finish and is_done do not agree",
+        );
+        if self.finished {
+            context.demand(alarm.is_none(), Promise::NeverStuckNeverTicking, "alarm at the end");
+            return;
+        }
+        context.demand(
+            alarm.is_none_or(|alarm| alarm > now),
+            Promise::NeverStuckNeverTicking,
+            "the next alarm is not after now: main would spin",
+        );
+        let slow = [self.source, self.workers[0], self.workers[1], self.buffer]
+            .iter()
+            .any(|seen| seen.at_large() && seen.is_slow(now));
+        context.demand(!slow, Promise::EveryPathEnds, "outlived its start limit");
+        let Some(stop) = self.stop else {
+            return self.judge_idleness(step.after, context);
+        };
+        let promise = Promise::EveryPathEnds;
+        context.demand(
+            stop.quiet_by > now || !self.source.at_large(),
+            promise,
+            "the source outlived its second",
+        );
+        context.demand(
+            stop.workers_by > now || !workers,
+            promise,
+            "a worker outlived the start of the flush reserve",
+        );
+        context.demand(
+            stop.all_by > now || !self.buffer.at_large(),
+            promise,
+            "the buffer outlived the deadline",
+        );
+        let end = stop.all_by + ABANDON_AFTER;
+        context.demand(end > now, promise, "not finished one second after the deadline");
+        context.demand(self.any_exists(), promise, "nothing is left to wait for, and no end");
+        context.demand(
+            alarm.is_some_and(|alarm| alarm <= end),
+            Promise::NeverStuckNeverTicking,
+            "no alarm before the end of the stop: it can get stuck",
+        );
+    }
+
+    /// No stop is under way: is there an alarm exactly when something is pending?
+    fn judge_idleness(&self, after: &Lifecycle, context: &mut Context) {
+        let all = [self.source, self.workers[0], self.workers[1], self.buffer];
+        let starting = all.iter().any(|seen| seen.at_large() && seen.process == Process::Fresh);
+        let pausing = after.children().any(|(_, status)| matches!(status, Status::Pausing { .. }));
+        context.demand(
+            after.next_alarm().is_some() == (starting || pausing),
+            Promise::NeverStuckNeverTicking,
+            "an alarm with nothing pending, or none with something pending",
+        );
+        let finished = |status: &Status| *status == Status::Gone;
+        context.demand(
+            !finished(&after.source) || !after.workers.iter().all(finished),
+            Promise::NeverStuckNeverTicking,
+            "all have finished, and nothing will ever happen",
+        );
+    }
+
+    /// What the exit code is made of. (Books from before this step were wiped.)
+    fn judge_facts(&self, step: &Step, context: &mut Context) {
+        let promise = Promise::FactsForTheExitCode;
+        let failure = step.after.failure();
+        if let Event::Failed(_, code) = step.event {
+            let message = "what a child failed with is not kept";
+            context.demand(failure == Some(code), promise, message);
+            let message = "a child failed for good, and no stop was begun";
+            context.demand(self.stop.is_some(), promise, message);
+        }
+        let too_many = self.deaths.len() > self.limits.restart_max as usize;
+        let running = context.dead.is_some() && self.deaths.last() == Some(&step.now);
+        if running && too_many {
+            let message = "more deaths than allowed, and it was not given up";
+            context.demand(context.given_up && self.stop.is_some(), promise, message);
+            let message = "given up without a failure";
+            context.demand(failure == Some(ExitCode::Failure), promise, message);
+        }
+        context.demand(!context.given_up || too_many, promise, "given up too early");
+        let message = "kills of workers and the buffer, and has_killed, do not agree";
+        context.demand(step.after.has_killed() == context.killed, promise, message);
+        let started = step.actions.contains(&Action::Start(Child::Buffer));
+        if let (Some((Child::Buffer, seen, false)), Some(_)) = (context.dead, self.stop) {
+            let on_purpose = seen.killed && !seen.slow;
+            context.demand(
+                started || on_purpose || failure.is_some(),
+                Promise::NoRestartDuringStop,
+                "the buffer died for good during a stop, and nothing failed",
+            );
+        }
+        if let (Some((Child::Buffer, seen, false)), Some(stop)) = (context.dead, self.stop) {
+            let may = stop.all_by > step.now && !(seen.killed && !seen.slow);
+            context.demand(
+                !may || stop.buffer_started,
+                Promise::NoRestartDuringStop,
+                "the buffer is dead, and none was started to flush",
+            );
+        }
+    }
+}
