@@ -150,7 +150,8 @@ impl Supervisor<'_> {
         let mut events = Vec::new();
         let mut reap = false;
         self.read(results, &mut events, &mut reap);
-        if reap {
+        // What is read meanwhile may tell of more deaths.
+        while std::mem::take(&mut reap) {
             let reaped = self.reap();
             if !reaped.is_empty() {
                 // What the dead have said before they died comes first.
