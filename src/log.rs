@@ -74,7 +74,8 @@ pub(crate) fn set_role(role: &str) {
 }
 
 /// What this process is; `supervisor` until [`set_role`] says otherwise.
-pub(crate) fn role() -> Arc<str> {
+#[cfg(test)]
+fn role() -> Arc<str> {
     identity().role
 }
 

@@ -2,8 +2,8 @@
 
 use crate::config::{self, Config, Lines, Run, SyncPolicy, Worker};
 use crate::control::launch::{Kind, Launch, Task};
-use crate::control::supervisor::{self, Inbox};
 use crate::control::signal;
+use crate::control::supervisor::{self, Inbox};
 use crate::error::{Error, ExitCode};
 use crate::flow::balance::Balance;
 use crate::flow::emitter::{Emitter, Encode};
@@ -247,10 +247,8 @@ impl<T: 'static> Workers<T> {
     pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
         let encode = sink.encoder();
         let Workers { pipeline, kinds } = self;
-        let kinds = kinds.into_iter().map(|(settings, factory)| Kind {
-            settings,
-            task: factory(encode),
-        });
+        let kinds =
+            kinds.into_iter().map(|(settings, factory)| Kind { settings, task: factory(encode) });
         let kinds: Vec<Kind> = kinds.collect();
         let config = Config {
             name: pipeline.name,

@@ -7,12 +7,12 @@ use crate::config::{Config, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
+use crate::flow::prepare;
 use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
 use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
-use crate::flow::prepare;
 use crate::flow::queue::{bell, processes};
 use crate::flow::sink::file::FileSink;
 use crate::flow::source;
@@ -319,7 +319,6 @@ impl Launch {
 
 type Orders = ipc_channel::ipc::IpcReceiver<child::Order>;
 
-
 fn slot(child: Child) -> usize {
     match child {
         Child::Source => processes::SOURCE,
@@ -365,4 +364,3 @@ fn outlive_workers(spool: &Spool) {
         }
     }
 }
-

@@ -98,7 +98,9 @@ pub(crate) enum Notice {
     StoppingWorkers(usize),
     StoppingBuffer,
     /// Still waiting; the deadline is so far away.
-    Waiting { left: Duration },
+    Waiting {
+        left: Duration,
+    },
     /// The source did not become quiet.
     KillingSource,
     /// So many workers have not ended in their time.
@@ -144,7 +146,9 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Status {
     /// Forked, not ready yet.
-    Starting { since: Duration },
+    Starting {
+        since: Duration,
+    },
     Running,
     /// It has said that it has no more to do.
     Finishing,
@@ -153,7 +157,9 @@ enum Status {
     /// A SIGKILL is on its way.
     Killed,
     /// Dead, to be started again then.
-    Pausing { until: Duration },
+    Pausing {
+        until: Duration,
+    },
     /// Reaped, and not to be started again.
     Gone,
 }
@@ -344,8 +350,8 @@ impl Lifecycle {
 
     fn ended(&mut self, child: Child, how: Ended, now: Duration) {
         let before = std::mem::replace(self.status(child), Status::Gone);
-        let in_order = how == Ended::Clean
-            && (before == Status::Finishing || self.was_told_to_stop(child));
+        let in_order =
+            how == Ended::Clean && (before == Status::Finishing || self.was_told_to_stop(child));
         if in_order || !before.is_alive() {
             return;
         }

@@ -63,7 +63,13 @@ pub(crate) struct Installed {
 
 /// A channel, and the descriptors of its two ends: the library keeps them to itself, but a child
 /// must close those that are not its own.
-pub(crate) fn channel<T>() -> Result<(IpcSender<T>, IpcReceiver<T>, [RawFd; 2]), Error>
+type Channel<T> = (IpcSender<T>, IpcReceiver<T>, [RawFd; 2]);
+
+/// Opens a channel.
+///
+/// # Errors
+/// `EMFILE` or `ENFILE`: no more descriptors are to be had.
+pub(crate) fn channel<T>() -> Result<Channel<T>, Error>
 where
     T: for<'de> Deserialize<'de> + Serialize,
 {
@@ -83,9 +89,7 @@ pub(crate) fn install() -> Result<Installed, Error> {
     let fail = || Error::system("can't handle signals");
     let (sender, events, descriptors) = channel::<Asked>()?;
     // What the library sets up at first use must not be set up by a thread, half-way at a fork.
-    sender
-        .send(Asked::Reap)
-        .map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
+    sender.send(Asked::Reap).map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
     events.recv().map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
 
     let hangup_ignored = is_ignored(Signal::SIGHUP).map_err(fail())?;

@@ -99,11 +99,7 @@ struct Supervisor<'a> {
 ///
 /// # Errors
 /// Only if waiting itself fails; then children stop by themselves as soon as main is gone.
-pub(crate) fn run(
-    launch: &Launch,
-    inbox: &mut Inbox,
-    descriptors: u64,
-) -> Result<Verdict, Error> {
+pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Result<Verdict, Error> {
     let main = nix::unistd::getpid();
     let mut supervisor = Supervisor {
         launch,
@@ -168,12 +164,7 @@ impl Supervisor<'_> {
         Ok(events)
     }
 
-    fn read(
-        &mut self,
-        results: Vec<IpcSelectionResult>,
-        events: &mut Vec<Event>,
-        reap: &mut bool,
-    ) {
+    fn read(&mut self, results: Vec<IpcSelectionResult>, events: &mut Vec<Event>, reap: &mut bool) {
         for result in results {
             match result {
                 IpcSelectionResult::MessageReceived(id, message) if id == self.inbox.asked => {

@@ -250,8 +250,7 @@ fn forget(spool: &Spool) {
     if kept > 0 {
         log::warn!("--fresh: {kept} kept jobs are forgotten, the list begins anew");
     }
-    let begin =
-        ListPosition { round: position.round, complete: true, ..ListPosition::default() };
+    let begin = ListPosition { round: position.round, complete: true, ..ListPosition::default() };
     begin.store(spool, generation + 1);
 }
 

@@ -48,8 +48,7 @@ pub(crate) fn set_mask(mask: &SigSet) -> io::Result<()> {
 pub(crate) fn is_ignored(signal: Signal) -> io::Result<bool> {
     let mut now = std::mem::MaybeUninit::<nix::libc::sigaction>::uninit();
     // SAFETY: a null new action only queries; `now` is valid for one sigaction to be written.
-    let code =
-        unsafe { nix::libc::sigaction(signal as i32, std::ptr::null(), now.as_mut_ptr()) };
+    let code = unsafe { nix::libc::sigaction(signal as i32, std::ptr::null(), now.as_mut_ptr()) };
     if code != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -83,7 +82,8 @@ pub(crate) fn become_child() -> io::Result<()> {
 const EXIT_BUS: i32 = 74;
 
 extern "C" fn on_bus_error(_signal: i32) {
-    let message = b"procsig: error: the spool can't be accessed any more: it was truncated, or the \
+    let message =
+        b"procsig: error: the spool can't be accessed any more: it was truncated, or the \
         disk has failed; ending\n";
     // SAFETY: write and _exit are async-signal-safe, and the message is valid for its length.
     unsafe {

@@ -273,6 +273,7 @@ fn explore() -> Exploration {
     found.insert(first, 0);
     let (mut times, mut events) = (Vec::new(), Vec::new());
     while let Some((index, world)) = queue.pop_front() {
+        /*DBG*/ if std::env::var_os("LC").is_some() { if index % 20000 == 0 { eprintln!("{index} queue {} {:?}", queue.len(), world); } if index > 160000 { break; } }
         times.clear();
         events.clear();
         world.times(&mut times);

@@ -51,10 +51,10 @@ impl Commit {
 
     /// The newest commit.
     pub(crate) fn load(spool: &Spool) -> Commit {
-        record::load_newest(&spool.mapping, spool.layout.commit, words(spool.lanes()))
-            .map_or_else(|| Commit::initial(spool.lanes()), |(generation, words)| {
-                Commit::from_words(generation, &words)
-            })
+        record::load_newest(&spool.mapping, spool.layout.commit, words(spool.lanes())).map_or_else(
+            || Commit::initial(spool.lanes()),
+            |(generation, words)| Commit::from_words(generation, &words),
+        )
     }
 
     /// The intent that was stored last and not committed, if there is one: where its batch ends.
@@ -66,12 +66,7 @@ impl Commit {
 
     /// Step 5. Everything in it has happened.
     pub(crate) fn store(&self, spool: &Spool) {
-        record::store_next(
-            &spool.mapping,
-            spool.layout.commit,
-            self.generation,
-            &self.to_words(),
-        );
+        record::store_next(&spool.mapping, spool.layout.commit, self.generation, &self.to_words());
     }
 
     /// Step 2. Everything in it is about to happen, behind the sinks' positions.

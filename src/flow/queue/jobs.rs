@@ -156,7 +156,8 @@ impl Jobs<'_> {
     pub(crate) fn is_done(&self, index: usize) -> bool {
         let Phase::Claimed(by) = self.phase(index) else { return false };
         let end = self.slot(index).result_end.load(Ordering::Acquire);
-        self.0.has_lane(by.lane) && self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
+        self.0.has_lane(by.lane)
+            && self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
     }
 
     /// Slots that hold a job which is not done.
@@ -247,12 +248,8 @@ impl Jobs<'_> {
                 continue;
             }
             let claimed = state.then(Phase::Claimed(by)).0;
-            let swap = slot.state.compare_exchange(
-                state.0,
-                claimed,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let swap =
+                slot.state.compare_exchange(state.0, claimed, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_ok() {
                 hint.store((index + 1) as u32, Ordering::Relaxed);
                 self.read(index, claimed, job);
@@ -371,10 +368,10 @@ pub(crate) struct Idle<'a>(&'a Spool);
 impl Drop for Idle<'_> {
     fn drop(&mut self) {
         // Never below zero: a restart may have reset it while we slept.
-        let _old = self.0.bells().jobs_idle.fetch_update(
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-            |count| count.checked_sub(1),
-        );
+        let _old =
+            self.0
+                .bells()
+                .jobs_idle
+                .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |count| count.checked_sub(1));
     }
 }

@@ -18,10 +18,10 @@
 //! read by acquire). So what is between `freed` and the tail is never overwritten, and nothing
 //! beyond the tail is ever read.
 
+use super::bell;
 use super::frame::{self, HEAD, Head, JobEnd, Kind};
 use super::layout::{Consumer, Producer};
 use super::spool::Spool;
-use super::bell;
 use crate::sys::atomic::{AtomicU64, Ordering, full_fence};
 use crate::sys::mmap::Mapping;
 use std::io;

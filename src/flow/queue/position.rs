@@ -33,9 +33,10 @@ impl ListPosition {
     /// save. With it the generation of the record.
     pub(crate) fn load(spool: &Spool) -> (u64, ListPosition) {
         let saved = record::load_newest(&spool.mapping, spool.layout.position, POSITION_WORDS);
-        let (generation, saved) = saved.map_or((0, ListPosition::default()), |(generation, words)| {
-            (generation, ListPosition::from_words(&words))
-        });
+        let (generation, saved) = saved
+            .map_or((0, ListPosition::default()), |(generation, words)| {
+                (generation, ListPosition::from_words(&words))
+            });
         if spool.is_closed() {
             return (generation, saved);
         }

@@ -49,11 +49,9 @@ pub(crate) fn store(mapping: &Mapping, offset: usize, generation: u64, words: &[
 }
 
 fn checksum(generation: u64, words: &[u64]) -> u32 {
-    words
-        .iter()
-        .fold(crc32c::crc32c(&generation.to_le_bytes()), |crc, word| {
-            crc32c::crc32c_append(crc, &word.to_le_bytes())
-        })
+    words.iter().fold(crc32c::crc32c(&generation.to_le_bytes()), |crc, word| {
+        crc32c::crc32c_append(crc, &word.to_le_bytes())
+    })
 }
 
 #[cfg(test)]

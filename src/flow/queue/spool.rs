@@ -185,11 +185,7 @@ impl Spool {
                 layout.payloads..layout.producers,
                 layout.consumers..layout.total,
             ],
-            Role::Buffer => &[
-                0..processes,
-                slots..layout.consumers,
-                layout.rings..layout.total,
-            ],
+            Role::Buffer => &[0..processes, slots..layout.consumers, layout.rings..layout.total],
         };
         forbidden.iter().try_for_each(|range| self.mapping.make_read_only(range.clone()))
     }
@@ -332,8 +328,7 @@ fn checksum(header: &Header) -> u64 {
 /// Creates, locks and fills the file under its temporary name.
 fn build(temporary: &Path, layout: Layout, fingerprint: u64) -> Result<Spool, Error> {
     let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
         .map_err(|error| fail("can't create the spool", error.into()))?;
@@ -341,12 +336,7 @@ fn build(temporary: &Path, layout: Layout, fingerprint: u64) -> Result<Spool, Er
     lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))?;
     // In full, now: a mapped page without room on the disk would end a process with SIGBUS later.
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, layout.total as u64).map_err(
-        |error| {
-            fail(
-                &format!("can't reserve {} bytes for the spool", layout.total),
-                error.into(),
-            )
-        },
+        |error| fail(&format!("can't reserve {} bytes for the spool", layout.total), error.into()),
     )?;
     let mapping = Mapping::of_file(&file, layout.total)
         .map_err(|error| fail("can't map the spool", error))?;
@@ -388,9 +378,7 @@ fn check_file_system(file: &File, path: &Path) -> Result<(), Error> {
     if kind == BTRFS {
         // Copied blocks could run out of room under a mapping; must be set while the file is empty.
         let flags = rustix::fs::ioctl_getflags(file)
-            .and_then(|flags| {
-                rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW)
-            });
+            .and_then(|flags| rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW));
         flags.map_err(|error| {
             Error::file(path, "can't switch off copy on write for the spool", error)
         })?;
@@ -444,9 +432,7 @@ pub(crate) fn random() -> u64 {
     // two spools apart.
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
         Ok(8) => u64::from_le_bytes(bytes),
-        _ => {
-            crate::sys::clock::nanos(crate::sys::clock::wall()) ^ u64::from(std::process::id())
-        }
+        _ => crate::sys::clock::nanos(crate::sys::clock::wall()) ^ u64::from(std::process::id()),
     }
 }
 

@@ -53,7 +53,8 @@ impl<'a> LineReader<'a> {
         line_max: usize,
         interrupt: BorrowedFd<'a>,
     ) -> Result<LineReader<'a>, Error> {
-        let fail = |error: io::Error| Error::file(name(lines), "can't read the list of jobs", error);
+        let fail =
+            |error: io::Error| Error::file(name(lines), "can't read the list of jobs", error);
         let input = match lines {
             Lines::File(path) => File::open(path).map_err(fail)?,
             Lines::Stdin => duplicate_stdin().map(File::from).map_err(fail)?,

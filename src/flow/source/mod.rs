@@ -138,8 +138,7 @@ impl<'a> Source<'a> {
                 name(&self.list.lines).display()
             );
         }
-        self.position =
-            ListPosition { round: self.position.round + 1, ..ListPosition::default() };
+        self.position = ListPosition { round: self.position.round + 1, ..ListPosition::default() };
         Ok(Some(reader))
     }
 

@@ -4,11 +4,11 @@ pub(crate) mod command;
 pub(crate) mod function;
 mod process;
 
+use super::emitter::Publish;
 use super::job::{Failure, Job};
 use super::queue::commit::Commit;
 use super::queue::frame::{JobEnd, Kind};
 use super::queue::jobs::{Claim, Claimed, Claimer, Jobs, PutBack, Reason};
-use super::emitter::Publish;
 use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge, count_records};
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
@@ -168,7 +168,7 @@ fn on_threads(
         let mut result = Ok(());
         for number in 1..threads {
             let builder = std::thread::Builder::new().name(format!("thread {number}"));
-            match builder.spawn_scoped(scope, &guarded) {
+            match builder.spawn_scoped(scope, guarded) {
                 Ok(handle) => handles.push(handle),
                 Err(error) => {
                     stop.request();
@@ -244,12 +244,8 @@ impl JobThread<'_> {
     /// Does a job in hand, to its end or back into the table.
     fn finish(&mut self, job: &Claimed) {
         self.staged.clear();
-        let view = Job {
-            text: &job.text,
-            seq: job.seq,
-            round: job.round,
-            attempt: job.attempts + 1,
-        };
+        let view =
+            Job { text: &job.text, seq: job.seq, round: job.round, attempt: job.attempts + 1 };
         if let Some(reason) = job.reason {
             let text = self.explain(reason);
             self.stage_failure(&view, &text);
