@@ -13,14 +13,13 @@ use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
 use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
-use crate::flow::queue::{bell, processes};
+use crate::flow::queue::{bell, orphans, processes};
 use crate::flow::sink::file::FileSink;
 use crate::flow::source;
 use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::{self, Produce, Settings, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
-use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::RUN_VARIABLE;
 use crate::sys::{clock, proc_fs, process};
 use nix::sys::signal::Signal;
@@ -28,7 +27,6 @@ use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What the workers of one kind do.
 pub(crate) enum Task {
@@ -341,26 +339,7 @@ fn end_orphan(orphan: Orphan) {
 /// After the death of main: waits until the last worker is gone; ends those that take too long,
 /// so that there is time left to flush.
 fn outlive_workers(spool: &Spool) {
-    let run = spool.run();
-    let deadline = Duration::from_nanos(run.deadline.load(Ordering::Relaxed));
-    let reserve = Duration::from_nanos(run.flush_reserve.load(Ordering::Relaxed));
+    let (deadline, reserve) = orphans::deadlines(spool);
     let kill_at = clock::now().saturating_add(deadline.saturating_sub(reserve));
-    for lane in 0..spool.lanes() {
-        let index = processes::worker(lane);
-        let Some(pid) = processes::living(spool, index) else { continue };
-        let Ok(held) = PidFd::open(pid) else { continue };
-        // Still the same after we have got hold of it?
-        if processes::living(spool, index) != Some(pid) {
-            continue;
-        }
-        if !held.wait(Some(kill_at)).unwrap_or(false) {
-            log::warn!("worker of lane {lane} (pid {pid}) did not end in time; killing it");
-            for left in proc_fs::in_session(pid) {
-                // Its jobs stay in the spool.
-                let _killed = process::send(Pid::from_raw(left), Signal::SIGKILL);
-            }
-            let _killed = held.kill();
-            let _gone = held.wait(Some(clock::now() + Duration::from_secs(1)));
-        }
-    }
+    orphans::outlast(spool, processes::worker(0)..spool.processes(), kill_at);
 }

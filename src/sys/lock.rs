@@ -20,6 +20,16 @@ pub(crate) fn try_exclusive(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Could the whole file be locked now? Takes no lock.
+///
+/// # Errors
+/// What the system says of a file that can't be locked.
+pub(crate) fn is_free(file: impl AsFd) -> io::Result<bool> {
+    let mut lock = whole_file(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type == libc::F_UNLCK as libc::c_short)
+}
+
 fn whole_file(kind: i32) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         ["stubborn"] => stubborn(),
         ["threaded"] => threaded(),
         ["nothing-to-do"] => no_worker_for_the_jobs(),
-        ["noop", threads] => noop(threads),
+        ["noop", threads] => noop(threads, Duration::ZERO),
+        ["slow", threads] => noop(threads, Duration::from_micros(500)),
         ["burst", count, processes] => burst(count, processes),
         ["faulty"] => faulty(),
         ["narrow"] => narrow(),
@@ -83,16 +84,20 @@ fn no_worker_for_the_jobs() -> ExitCode {
         .into()
 }
 
-/// A record for each job, and nothing else.
-fn noop(threads: &str) -> ExitCode {
+/// A record for each job, after a pause.
+fn noop(threads: &str, pause: Duration) -> ExitCode {
     Pipeline::new("noop")
         .jobs(source::lines("jobs.txt"))
-        .worker("noop", |job: &Job, out: &mut Emitter<Record>| {
+        .worker("noop", move |job: &Job, out: &mut Emitter<Record>| {
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
             out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
         })
         .processes(2)
         .threads(number(threads) as u16)
         .sink(sink::json_lines("out.jsonl"))
+        .restart(Restart { max: 1000, within: Duration::from_secs(1) })
         .run()
         .into()
 }
@@ -110,6 +115,7 @@ fn burst(count: &str, processes: &str) -> ExitCode {
         })
         .processes(number(processes) as u16)
         .sink(sink::json_lines("out.jsonl"))
+        .restart(Restart { max: 1000, within: Duration::from_secs(1) })
         .run()
         .into()
 }

@@ -20,24 +20,28 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
 const LIMITS: Limits = Limits {
-    deadline: Duration::from_millis(3500),
-    flush_reserve: Duration::from_millis(1000),
+    deadline: Duration::from_secs(4),
+    flush_reserve: Duration::from_secs(1),
     restart_max: 1,
     restart_within: Duration::from_secs(20),
 };
 /// What `now` is in every normalised state.
 const NOW: Duration = Duration::from_secs(1000);
 /// Everything but "just before" happens at a multiple of it.
-const GRID: Duration = Duration::from_millis(500);
+const GRID: Duration = Duration::from_secs(1);
 const JUST: Duration = Duration::from_millis(1);
-const A_BIT_LATE: Duration = Duration::from_millis(500);
-const VERY_LATE: Duration = Duration::from_millis(1500);
+/// Of a long wait only the last part is divided further.
+const LONG: Duration = Duration::from_secs(4);
+const A_BIT_LATE: Duration = LATE;
+const VERY_LATE: Duration = Duration::from_secs(2);
 
 /// The machine and what is around it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     machine: Lifecycle,
     witness: Witness,
+    /// [`NOW`], or just before it.
+    now: Duration,
 }
 
 impl World {
@@ -52,7 +56,7 @@ impl World {
             after: &machine,
         };
         let broken = witness.watch(&step);
-        (World { machine, witness }, broken)
+        (World { machine, witness, now: NOW }, broken)
     }
 
     /// What can happen.
@@ -89,17 +93,18 @@ impl World {
 
     /// When it can happen.
     fn times(&self, into: &mut Vec<Duration>) {
-        into.push(NOW);
+        into.push(self.now);
         let Some(alarm) = self.machine.next_alarm() else {
             let window = LIMITS.restart_within;
-            return into.extend([NOW + window / 2, NOW + window, NOW + 2 * window]);
+            return into.extend([NOW + window, NOW + 2 * window]);
         };
         let wait = alarm.saturating_sub(NOW);
-        let half = GRID * (wait.as_millis() / 2 / GRID.as_millis()) as u32;
-        if half > Duration::ZERO {
-            into.push(NOW + half);
+        if wait > LONG {
+            into.push(alarm - LONG);
+        } else if wait >= 2 * GRID {
+            into.push(NOW + GRID * (wait.as_secs() / 2) as u32);
         }
-        if wait > JUST {
+        if wait > Duration::ZERO {
             into.push(alarm - JUST);
         }
         into.extend([alarm, alarm + A_BIT_LATE, alarm + VERY_LATE]);
@@ -111,15 +116,19 @@ impl World {
         let mut witness = self.witness.clone();
         let step = Step { event, now, alarm, actions: &actions, after: &machine };
         let broken = witness.watch(&step);
-        (World { machine, witness }, broken)
+        (World { machine, witness, now }, broken)
     }
 
     /// Makes worlds equal that can't be told apart by anything that may still happen.
-    fn normalise(&mut self, now: Duration) {
+    fn normalise(&mut self) {
+        // What was set off just before a multiple of the grid is set off there, and so are
+        // back-offs, as if by other dice.
+        let now = round_up(self.now);
         for time in self.times_mut() {
-            *time = (*time + NOW).saturating_sub(now);
+            *time = (round_up(*time) + NOW).saturating_sub(now);
         }
-        let World { machine, witness } = self;
+        self.now = self.now + NOW - now;
+        let World { machine, witness, .. } = self;
         (machine.failure, machine.killed) = (None, false);
         match (&mut machine.stopping, &mut witness.stop) {
             (Some(stopping), Some(seen)) => {
@@ -133,27 +142,38 @@ impl World {
                 witness.deaths.retain(|death| *death + window >= NOW);
             }
         }
-        // A start limit that would be reached after the end never is.
-        let end = machine.stopping.map(|stopping| stopping.kill_all_at + ABANDON_AFTER);
-        let never = end.map(|end| end + GRID - START_LIMIT);
-        let statuses = machine.workers.iter_mut().chain([&mut machine.source, &mut machine.buffer]);
-        for status in statuses {
-            match status {
-                Status::Starting { since } => *since = never.map_or(*since, |t| t.min(*since)),
-                // Other dice.
-                Status::Pausing { until } => *until = round_up(*until),
-                _ => {}
+        self.normalise_children();
+        self.order_workers();
+    }
+
+    fn normalise_children(&mut self) {
+        let end = self.machine.stopping.map(|stopping| stopping.kill_all_at + ABANDON_AFTER);
+        for child in [Child::Source, Child::Worker(0), Child::Worker(1), Child::Buffer] {
+            let (status, seen) = (self.machine.status(child), self.witness.seen(child));
+            // A start limit that would be reached after the end never is.
+            let unlimited = end.is_some_and(|end| seen.started + START_LIMIT > end);
+            if unlimited && seen.process == Process::Fresh && !seen.killed {
+                (*status, seen.process) = (Status::Running, Process::Ready);
             }
-        }
-        let [first, second] = &mut witness.workers;
-        for seen in [&mut witness.source, first, second, &mut witness.buffer] {
-            if seen.process == Process::Fresh && !seen.killed {
-                seen.started = never.map_or(seen.started, |t| t.min(seen.started));
-            } else {
+            if seen.process != Process::Fresh || seen.killed {
                 seen.started = Duration::ZERO;
             }
+            // The dying may say and do anything, as often as they like.
+            if seen.killed {
+                seen.process = Process::Ready;
+            }
+            // During a stop it does not matter how a worker or the source ends.
+            if end.is_some() && child != Child::Buffer && seen.exists() {
+                seen.slow = false;
+                if seen.killed {
+                    *status = Status::Killed;
+                    seen.told = true;
+                } else if seen.process != Process::Fresh {
+                    *status = Status::Running;
+                    seen.process = Process::Ready;
+                }
+            }
         }
-        self.order_workers();
     }
 
     fn order_workers(&mut self) {
@@ -166,7 +186,7 @@ impl World {
     }
 
     fn times_mut(&mut self) -> Vec<&mut Duration> {
-        let World { machine, witness } = self;
+        let World { machine, witness, .. } = self;
         let mut times: Vec<&mut Duration> = machine.deaths.iter_mut().collect();
         times.extend(&mut witness.deaths);
         let statuses = machine.workers.iter_mut().chain([&mut machine.source, &mut machine.buffer]);
@@ -201,11 +221,15 @@ fn normalise_stop(
     phase: Phase,
     workers: &[Seen; 2],
 ) {
-    let forgotten = NOW - REPEAT_AFTER;
-    stopping.last_signal = stopping.last_signal.max(forgotten);
-    seen.last_signal = seen.last_signal.max(forgotten);
-    if stopping.signals == 0 {
-        (stopping.last_signal, seen.last_signal) = (forgotten, forgotten);
+    let long_ago = NOW - GRID;
+    stopping.last_signal = stopping.last_signal.max(long_ago);
+    seen.last_signal = seen.last_signal.max(long_ago);
+    if stopping.signals == 0 || stopping.signals == SIGNALS_MAX {
+        (stopping.last_signal, seen.last_signal) = (long_ago, long_ago);
+    }
+    if phase == Phase::Done {
+        let over = (&mut stopping.kill_all_at, &mut stopping.say_at, &mut seen.all_by);
+        (*over.0, *over.1, *over.2) = (NOW, NOW, NOW);
     }
     if phase != Phase::AwaitSource {
         (stopping.quiet_until, seen.quiet_by) = (NOW, NOW);
@@ -282,7 +306,7 @@ fn explore() -> Exploration {
         for (now, event) in times.iter().flat_map(|now| events.iter().map(move |it| (*now, *it))) {
             let (mut next, broken) = world.step(event, now);
             explored.steps += 1;
-            let origin = Some((index, event, now - NOW));
+            let origin = Some((index, event, now - world.now));
             for (promise, message) in &broken {
                 explored
                     .broken
@@ -293,7 +317,7 @@ fn explore() -> Exploration {
             if !broken.is_empty() || world.witness.finished {
                 continue;
             }
-            next.normalise(now);
+            next.normalise();
             if let std::collections::hash_map::Entry::Vacant(vacant) = found.entry(next) {
                 queue.push_back((origins.len(), vacant.key().clone()));
                 vacant.insert(origins.len());

@@ -165,7 +165,7 @@ impl Witness {
         };
         let was_finished = self.finished;
         if let (true, Some(alarm)) = (context.late, step.alarm) {
-            self.forgive(step.now - alarm + LATE);
+            self.forgive(step.now - alarm + HEARING);
         }
         self.hear(step, &mut context);
         for action in step.actions {
@@ -205,8 +205,8 @@ impl Witness {
             }
             Event::Reaped(child, how) => {
                 let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
-                let in_order =
-                    how == Ended::Clean && (seen.told || seen.process == Process::Finished);
+                let finished = seen.process == Process::Finished && !seen.slow;
+                let in_order = how == Ended::Clean && (seen.told || finished);
                 context.dead = Some((child, seen, in_order));
             }
             Event::Time => {}

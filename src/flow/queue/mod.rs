@@ -11,6 +11,7 @@ pub(crate) mod frame;
 pub(crate) mod jobs;
 pub(crate) mod lane;
 pub(crate) mod layout;
+pub(crate) mod orphans;
 pub(crate) mod position;
 pub(crate) mod processes;
 pub(crate) mod record;

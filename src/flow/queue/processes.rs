@@ -45,5 +45,6 @@ pub(crate) fn living(spool: &Spool, index: usize) -> Option<i32> {
     let process = spool.process(index);
     let start = process.start.load(Ordering::Acquire);
     let pid = i32::try_from(process.pid.load(Ordering::Relaxed)).ok().filter(|pid| *pid > 0)?;
-    (start != 0 && proc_fs::start_time(pid) == Some(start)).then_some(pid)
+    let stat = proc_fs::stat(pid)?;
+    (start != 0 && stat.start_time == start && !stat.ended()).then_some(pid)
 }

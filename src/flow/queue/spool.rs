@@ -7,10 +7,11 @@ use super::layout::{
     Bells, Consumer, Geometry, Header, LaneBell, Layout, MAGIC, PAGE, Process, Producer, Run,
     VERSION,
 };
+use super::{orphans, processes};
 use crate::error::Error;
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::mmap::Mapping;
-use crate::sys::{lock, proc_fs};
+use crate::sys::lock;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,6 +49,9 @@ const REFUSED: [(u64, &str); 8] = [
     (0x2fc1_2fc1, "ZFS (copy on write)"),
     (0xca45_1a4e, "bcachefs (copy on write)"),
 ];
+/// How often, and with what pause, a holder that the process table does not name is looked for.
+const UNNAMED_LOOKS: u32 = 200;
+const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 const BTRFS: u64 = 0x9123_683e;
 
 impl Spool {
@@ -88,7 +92,8 @@ impl Spool {
     /// Opens and locks the spool at `path`; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Held`] if another daemon holds it; [`Error::File`] if it is none of ours.
+    /// [`Error::Held`] if another daemon holds it; [`Error::File`] if it is none of ours. Orphans of
+    /// a main that was killed are waited for, until their deadline.
     pub(crate) fn open(path: &Path) -> Result<Option<Spool>, Error> {
         let fail = |what: &str, error: io::Error| Error::file(path, what, error);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -113,7 +118,8 @@ impl Spool {
                 ));
             }
             if !lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))? {
-                return Err(Error::Held(holder(path, &file)));
+                await_orphans(file, path, metadata.len())?;
+                continue;
             }
             // Was it replaced between opening and locking? Then the lock is on a file that
             // nobody will look at again.
@@ -436,26 +442,42 @@ pub(crate) fn random() -> u64 {
     }
 }
 
-/// Says who holds the spool.
-fn holder(path: &Path, file: &File) -> String {
-    let path = path.display();
-    let pid = file.metadata().ok().and_then(|metadata| {
-        read_header(file, metadata.len()).ok()?;
-        let mapping = Mapping::of_file(file, 2 * PAGE).ok()?;
-        // The run is the first region behind the header, whatever the geometry.
-        let run: &Run = mapping.at(PAGE);
-        let pid = i32::try_from(run.main_pid.load(Ordering::Relaxed)).ok()?;
-        let start = run.main_start.load(Ordering::Relaxed);
-        (proc_fs::start_time(pid) == Some(start)).then_some(pid)
-    });
-    match pid {
-        Some(pid) => format!(
-            "{path}: another procsig (pid {pid}) holds this spool; stop it first, or name another \
-             spool with --spool"
-        ),
-        None => format!(
-            "{path}: processes of an earlier procsig still hold this spool; they end by themselves \
-             at their deadline. Start again then, or name another spool with --spool"
-        ),
+/// Another process holds the spool. If its main lives that is an error; if only orphans do, they
+/// are waited for, and ended at their deadline.
+fn await_orphans(file: File, path: &Path, len: u64) -> Result<(), Error> {
+    let held = |who: String| {
+        Error::Held(format!(
+            "{}: {who} holds this spool; stop it first, or name another spool with --spool",
+            path.display()
+        ))
+    };
+    // One that is being built can't be read yet.
+    let spool = Spool::of_file(file, path, len).map_err(|_| held("another process".into()))?;
+    if let Some(pid) = orphans::main_of(&spool) {
+        return Err(held(format!("another procsig (pid {pid})")));
     }
+    let living: Vec<i32> =
+        (0..spool.processes()).filter_map(|index| processes::living(&spool, index)).collect();
+    if living.is_empty() {
+        // It is about to be gone, or is one that has not entered itself yet and ends very soon.
+        // No event tells when a lock that is not waited for is let go.
+        for _ in 0..UNNAMED_LOOKS {
+            if lock::is_free(&spool.file).unwrap_or(true) {
+                return Ok(());
+            }
+            std::thread::sleep(UNNAMED_PAUSE);
+        }
+        return Err(held("a process that it does not name".into()));
+    }
+    let (deadline, _) = orphans::deadlines(&spool);
+    log::warn!(
+        "{}: the run before was killed, and {} of its processes are still ending; waiting for \
+         them, {:.1} s at most",
+        path.display(),
+        living.len(),
+        deadline.as_secs_f64()
+    );
+    let kill_at = crate::sys::clock::now().saturating_add(deadline);
+    orphans::outlast(&spool, 0..spool.processes(), kill_at);
+    Ok(())
 }
