@@ -134,3 +134,39 @@ fn whoever_is_killed_records_of_each_producer_are_whole_in_order_and_written_onc
     eprintln!("{kills} kills");
     assert!(kills as u64 > runs(), "hardly anything was killed: {kills}");
 }
+
+/// A job that ends its worker fails after three deaths alone; all others have their result.
+#[track_caller]
+fn assert_only_the_poison_has_failed(place: &Place, jobs: &[String], poison: &str, death: &str) {
+    let records = records(place);
+    assert_eq!(records.len(), jobs.len());
+    let (failed, done): (Vec<&Value>, Vec<&Value>) =
+        records.iter().partition(|record| record["ok"] == false);
+    assert_eq!(done.len(), jobs.len() - 1);
+    let [failed] = failed[..] else { panic!("{} jobs have failed", failed.len()) };
+    assert_eq!(failed["job"].as_str(), Some(poison));
+    let error = failed["error"].as_str().expect("a reason");
+    assert!(error.contains("died 3 times") && error.contains(death), "{error}");
+}
+
+#[test]
+fn a_function_that_aborts_its_worker_fails_alone_after_three_deaths() {
+    for (how, death) in [("abort", "SIGABRT"), ("exit", "exit code 0")] {
+        let place = Place::of(example("test_pipelines"));
+        let jobs = place.jobs(40);
+        let ended = place.command(&["poison", how]).start().wait();
+        ended.assert_exit(3);
+        assert_only_the_poison_has_failed(&place, &jobs, "job-13", death);
+    }
+}
+
+#[test]
+fn a_command_that_kills_its_worker_fails_alone_after_three_deaths() {
+    let place = Place::new();
+    let jobs = place.jobs(40);
+    let script = "[ $1 = job-7 ] && kill -9 $PPID; sleep 0.01";
+    let options = ["--jobs", "jobs.txt", "-P", "2", "-j", "4"];
+    let ended = place.run(&options, &["sh", "-c", script, "sh", "{}"]).start().wait();
+    ended.assert_exit(3);
+    assert_only_the_poison_has_failed(&place, &jobs, "job-7", "SIGKILL");
+}

@@ -169,6 +169,15 @@ impl Launch {
         self.spool.process(slot(child)).condemned.store(1, Ordering::Release);
     }
 
+    /// Notes how a child has ended, for its successor to say what its job did.
+    pub(crate) fn note_end(&self, child: Child, ended: process::Ended) {
+        let end = match ended {
+            process::Ended::Exited(code) => 1 + u64::from(code.unsigned_abs()),
+            process::Ended::Signaled(signal) => 512 + u64::from(signal.unsigned_abs()),
+        };
+        processes::note_end(&self.spool, slot(child), end);
+    }
+
     /// One line about how it stands.
     pub(crate) fn status(&self) -> String {
         match balance::close(&self.spool, &self.opening) {
@@ -267,6 +276,7 @@ impl Launch {
             threads: kind.settings.threads,
             attempts: kind.settings.attempts.into(),
             retry_delay: kind.settings.retry_delay,
+            blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
             rounds: self.config.jobs.as_ref().is_some_and(|list| list.every.is_some()),
         };
         let spool = Arc::clone(&self.spool);

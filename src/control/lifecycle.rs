@@ -24,10 +24,14 @@ const QUIET_LIMIT: Duration = Duration::from_secs(1);
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// A signal sooner than this after the last one is the same request, delivered twice.
 const REPEAT_AFTER: Duration = Duration::from_millis(300);
+/// The first begins a stop, the second kills the workers, the third everything.
+const SIGNALS_MAX: u8 = 3;
 /// How often a stop under way says who is waited for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Being later than this for one's own alarm means having been stopped oneself.
 const LATE: Duration = Duration::from_secs(1);
+/// How long after such an absence nobody is killed.
+const HEARING: Duration = Duration::from_secs(1);
 /// How long a killed process may take to be gone before it is left behind.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
 /// The first pause before a dead child is started again; doubled with each further death.
@@ -152,10 +156,10 @@ enum Status {
     Running,
     /// It has said that it has no more to do.
     Finishing,
-    /// It has said that it can't go on.
-    Failing(ExitCode),
-    /// A SIGKILL is on its way.
+    /// A SIGKILL is on its way, on purpose.
     Killed,
+    /// A SIGKILL is on its way, since it did not get ready: a death like any other.
+    TooSlow,
     /// Dead, to be started again then.
     Pausing {
         until: Duration,
@@ -171,10 +175,15 @@ impl Status {
             Status::Starting { .. }
             | Status::Running
             | Status::Finishing
-            | Status::Failing(_)
-            | Status::Killed => true,
+            | Status::Killed
+            | Status::TooSlow => true,
             Status::Pausing { .. } | Status::Gone => false,
         }
+    }
+
+    /// Is there a process that is not being killed?
+    fn is_at_large(self) -> bool {
+        self.is_alive() && !matches!(self, Status::Killed | Status::TooSlow)
     }
 }
 
@@ -241,12 +250,15 @@ impl Lifecycle {
 
     /// Takes an event, and says what is to be done about it.
     pub(crate) fn step(mut self, event: Event, now: Duration) -> (Lifecycle, Vec<Action>) {
+        if self.is_done() {
+            return (self, Vec::new());
+        }
         self.forgive_own_absence(now);
         match event {
             Event::Signal => self.signal(now),
             Event::Ready(child) => self.ready(child),
             Event::Finished(child) => self.finishing(child),
-            Event::Failed(child, code) => self.failing(child, code),
+            Event::Failed(child, code) => self.failing(child, code, now),
             Event::NotStarted(child) => self.ended(child, Ended::Crashed, now),
             Event::Reaped(child, how) => self.ended(child, how, now),
             Event::Time => {}
@@ -313,16 +325,18 @@ impl Lifecycle {
             }
             return;
         };
-        if stopping.signals > 0 && now.saturating_sub(stopping.last_signal) < REPEAT_AFTER {
+        let repeated =
+            stopping.signals > 0 && now.saturating_sub(stopping.last_signal) < REPEAT_AFTER;
+        if repeated || stopping.signals >= SIGNALS_MAX {
             return;
         }
-        stopping.signals = stopping.signals.saturating_add(1);
+        stopping.signals += 1;
         stopping.last_signal = now;
         if stopping.signals == 2 {
             stopping.kill_workers_at = stopping.kill_workers_at.min(now);
             stopping.quiet_until = stopping.quiet_until.min(now);
         }
-        if stopping.signals >= 3 {
+        if stopping.signals == SIGNALS_MAX {
             stopping.kill_all_at = stopping.kill_all_at.min(now);
         }
     }
@@ -341,33 +355,35 @@ impl Lifecycle {
         }
     }
 
-    fn failing(&mut self, child: Child, code: ExitCode) {
-        let status = self.status(child);
-        if status.is_alive() && *status != Status::Killed {
-            *status = Status::Failing(code);
+    /// The stop begins at once: a child that has said so may yet hang on its way out, or be killed
+    /// before it is gone.
+    fn failing(&mut self, child: Child, code: ExitCode, now: Duration) {
+        // From now on not the start limit counts, but the stop's.
+        self.ready(child);
+        self.fail(code);
+        if self.stopping.is_none() {
+            self.begin_stop(Reason::Failure, now);
         }
     }
 
     fn ended(&mut self, child: Child, how: Ended, now: Duration) {
         let before = std::mem::replace(self.status(child), Status::Gone);
-        let in_order =
-            how == Ended::Clean && (before == Status::Finishing || self.was_told_to_stop(child));
+        let in_order = match before {
+            Status::Finishing => how == Ended::Clean,
+            // Not what it was told: it had not even begun.
+            Status::TooSlow => false,
+            _ => how == Ended::Clean && self.was_told_to_stop(child),
+        };
         if in_order || !before.is_alive() {
             return;
         }
-        if let Status::Failing(code) = before {
-            self.fail(code);
-            if self.stopping.is_none() {
-                self.begin_stop(Reason::Failure, now);
-            }
-        }
-        match (&mut self.stopping, child) {
+        match (&self.stopping, child) {
             (None, _) => self.pause_or_give_up(child, now),
+            (Some(_), Child::Buffer) if before == Status::Killed => {}
             (Some(stopping), Child::Buffer) => {
                 if stopping.flush_restart && now < stopping.kill_all_at {
-                    stopping.flush_restart = false;
                     self.buffer = Status::Pausing { until: now };
-                } else if before != Status::Killed {
+                } else {
                     self.fail(ExitCode::Failure);
                 }
             }
@@ -398,7 +414,8 @@ impl Lifecycle {
 
     // What time does.
 
-    /// A main that was stopped itself, or had no processor, condemns nobody for it.
+    /// A main that was stopped itself, or had no processor, condemns nobody for it. What was due
+    /// meanwhile is due a little later, so that first it hears who has ended while it was away.
     fn forgive_own_absence(&mut self, now: Duration) {
         let late = match self.next_alarm() {
             Some(alarm) => now.saturating_sub(alarm),
@@ -407,6 +424,7 @@ impl Lifecycle {
         if late <= LATE {
             return;
         }
+        let late = late + HEARING;
         if let Some(stopping) = &mut self.stopping {
             stopping.quiet_until += late;
             stopping.kill_workers_at += late;
@@ -431,11 +449,12 @@ impl Lifecycle {
             .collect();
         for child in slow {
             self.actions.push(Action::Say(Notice::StartTooSlow(child)));
-            self.kill(child);
+            self.actions.push(Action::Kill(child));
+            *self.status(child) = Status::TooSlow;
         }
         let Some(stopping) = self.stopping else { return };
         if self.phase == Phase::AwaitSource && stopping.quiet_until <= now {
-            if self.source != Status::Killed {
+            if self.source.is_at_large() {
                 self.actions.push(Action::Say(Notice::KillingSource));
             }
             self.kill(Child::Source);
@@ -444,7 +463,7 @@ impl Lifecycle {
         if stopping.kill_workers_at <= now && !self.workers_killed() {
             self.kill_workers();
         }
-        if stopping.kill_all_at <= now && !self.all_killed() {
+        if stopping.kill_all_at <= now {
             self.kill_all();
         }
         if stopping.say_at <= now && self.phase != Phase::Done {
@@ -472,7 +491,14 @@ impl Lifecycle {
         }
     }
 
+    /// Also no buffer is started any more, even if main's absence moves the deadline.
     fn kill_all(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.flush_restart = false;
+        }
+        if self.all_killed() {
+            return;
+        }
         let left = self.alive().count();
         self.actions.push(Action::Say(Notice::KillingAll(left)));
         self.killed = true;
@@ -497,20 +523,22 @@ impl Lifecycle {
             flush_restart: true,
         });
         self.actions.push(Action::Say(Notice::StopRequested(reason)));
-        // What is dead stays dead; the buffer is started at once, since workers may wait for it.
+        // What is dead stays dead; a buffer is started at once, since workers may wait for it.
         for status in self.workers.iter_mut().chain([&mut self.source]) {
             if matches!(status, Status::Pausing { .. }) {
                 *status = Status::Gone;
             }
         }
-        if let Status::Pausing { until } = &mut self.buffer {
-            *until = now;
+        if !self.buffer.is_alive() {
+            self.buffer = Status::Pausing { until: now };
         }
         if self.source.is_alive() {
             self.phase = Phase::AwaitSource;
-            self.actions.push(Action::Say(Notice::StoppingSource));
-            self.actions.push(Action::Stop(Child::Source));
-            self.actions.push(Action::ContinueAll);
+            if self.source.is_at_large() {
+                self.actions.push(Action::Say(Notice::StoppingSource));
+                self.actions.push(Action::Stop(Child::Source));
+                self.actions.push(Action::ContinueAll);
+            }
         } else {
             self.stop_workers();
         }
@@ -521,7 +549,7 @@ impl Lifecycle {
         let left: Vec<Child> = self
             .children()
             .filter(|(child, _)| matches!(child, Child::Worker(_)))
-            .filter(|(_, status)| status.is_alive() && *status != Status::Killed)
+            .filter(|(_, status)| status.is_at_large())
             .map(|(child, _)| child)
             .collect();
         if !left.is_empty() {
@@ -534,7 +562,7 @@ impl Lifecycle {
     fn stop_buffer(&mut self) {
         self.phase = Phase::AwaitBuffer;
         self.actions.push(Action::Say(Notice::StoppingBuffer));
-        if self.buffer.is_alive() && self.buffer != Status::Killed {
+        if self.buffer.is_at_large() {
             self.actions.push(Action::Stop(Child::Buffer));
             self.actions.push(Action::ContinueAll);
         }
@@ -558,6 +586,9 @@ impl Lifecycle {
         }
         if matches!(self.buffer, Status::Pausing { .. }) {
             self.buffer = Status::Starting { since: now };
+            if let Some(stopping) = &mut self.stopping {
+                stopping.flush_restart = false;
+            }
             self.actions.push(Action::Start(Child::Buffer));
             if self.phase == Phase::AwaitBuffer {
                 self.actions.push(Action::Stop(Child::Buffer));
@@ -590,7 +621,7 @@ impl Lifecycle {
 
     fn kill(&mut self, child: Child) {
         let status = self.status(child);
-        if status.is_alive() && *status != Status::Killed {
+        if status.is_at_large() {
             *status = Status::Killed;
             self.actions.push(Action::Kill(child));
         }
@@ -630,11 +661,11 @@ impl Lifecycle {
     }
 
     fn workers_killed(&self) -> bool {
-        self.workers.iter().all(|status| !status.is_alive() || *status == Status::Killed)
+        !self.workers.iter().any(|status| status.is_at_large())
     }
 
     fn all_killed(&self) -> bool {
-        self.children().all(|(_, status)| !status.is_alive() || status == Status::Killed)
+        !self.children().any(|(_, status)| status.is_at_large())
     }
 
     fn any_pausing(&self) -> bool {
@@ -653,3 +684,10 @@ fn jitter(child: Child, deaths: u32) -> f64 {
     let mixed = (who.wrapping_mul(0x9e37_79b9) ^ deaths.wrapping_mul(0x85eb_ca6b)) >> 16;
     0.75 + 0.5 * f64::from(mixed & 0xffff) / 65535.0
 }
+
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod explore;
+#[cfg(test)]
+mod witness;

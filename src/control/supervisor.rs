@@ -223,6 +223,7 @@ impl Supervisor<'_> {
             return None;
         };
         self.handles.remove(&child);
+        self.launch.note_end(child, how);
         let clean = how == process::Ended::Exited(0);
         if !clean {
             let last_words = format!("{} (pid {pid}) has died: {how}", self.launch.name(child));

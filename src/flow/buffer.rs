@@ -373,3 +373,7 @@ fn damaged(spool: &Spool, torn: Torn) -> Error {
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
+
+#[cfg(test)]
+#[path = "buffer_tests.rs"]
+mod tests;

@@ -5,7 +5,6 @@ use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
-use super::queue::processes;
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use super::sink::file::FileSink;
@@ -229,13 +228,12 @@ fn check_kept(
     )))
 }
 
-/// Everybody is dead: what they had in hand is done, or ready again.
+/// Everybody is dead: what they had in hand is done, or ready again. No job is blamed for it: what
+/// ends main as well was hardly a job.
 fn settle_all(spool: &Spool, mut end: impl FnMut(Orphan)) {
     for lane in 0..spool.lanes() {
-        let condemned = &spool.process(processes::worker(lane)).condemned;
-        let ordered = condemned.load(Ordering::Relaxed) != 0;
         // Lanes are numbered by u16 in the layout.
-        settle(spool, lane as u16, ordered, &mut end);
+        settle(spool, lane as u16, None, &mut end);
     }
 }
 

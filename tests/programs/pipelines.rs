@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         ["slow", threads] => noop(threads, Duration::from_micros(500)),
         ["burst", count, processes] => burst(count, processes),
         ["faulty"] => faulty(),
+        ["poison", how] => poison(how.to_owned()),
         ["narrow"] => narrow(),
         ["late-flush"] => late_flush(),
         ["crashing-producer"] => crashing_producer(),
@@ -137,6 +138,29 @@ fn faulty() -> ExitCode {
         })
         .attempts(2)
         .retry_delay(Duration::from_millis(1))
+        .sink(sink::json_lines("out.jsonl"))
+        .run()
+        .into()
+}
+
+/// One job ends its worker, each time, while others are in hand.
+fn poison(how: String) -> ExitCode {
+    Pipeline::new("poison")
+        .jobs(source::lines("jobs.txt"))
+        .worker("victim", move |job: &Job, out: &mut Emitter<Record>| {
+            let text = job.as_str()?;
+            if text == "job-13" {
+                match how.as_str() {
+                    "abort" => std::process::abort(),
+                    "exit" => std::process::exit(0),
+                    _ => return Err(JobError::new("which way?")),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            out.emit(&Record { number: job.seq(), text: text.into() })
+        })
+        .processes(2)
+        .threads(4)
         .sink(sink::json_lines("out.jsonl"))
         .run()
         .into()

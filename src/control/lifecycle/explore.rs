@@ -48,13 +48,8 @@ impl World {
     fn begin() -> (World, Vec<Broken>) {
         let (machine, actions) = Lifecycle::begin(LIMITS, true, 2, NOW);
         let mut witness = Witness::new(LIMITS);
-        let step = Step {
-            event: Event::Time,
-            now: NOW,
-            alarm: None,
-            actions: &actions,
-            after: &machine,
-        };
+        let step =
+            Step { event: Event::Time, now: NOW, alarm: None, actions: &actions, after: &machine };
         let broken = witness.watch(&step);
         (World { machine, witness, now: NOW }, broken)
     }
@@ -104,7 +99,7 @@ impl World {
         } else if wait >= 2 * GRID {
             into.push(NOW + GRID * (wait.as_secs() / 2) as u32);
         }
-        if wait > Duration::ZERO {
+        if wait > Duration::ZERO && alarm == round_up(alarm) {
             into.push(alarm - JUST);
         }
         into.extend([alarm, alarm + A_BIT_LATE, alarm + VERY_LATE]);
@@ -124,10 +119,14 @@ impl World {
         // What was set off just before a multiple of the grid is set off there, and so are
         // back-offs, as if by other dice.
         let now = round_up(self.now);
-        for time in self.times_mut() {
-            *time = (round_up(*time) + NOW).saturating_sub(now);
+        let was = self.now;
+        for (time, is_limit) in self.times_mut() {
+            // A limit that was reached stays reached.
+            let reached = is_limit && *time <= was;
+            let rounded = if reached { was.min(round_up(*time)) } else { round_up(*time) };
+            *time = (rounded + NOW).saturating_sub(now);
         }
-        self.now = self.now + NOW - now;
+        self.now = was + NOW - now;
         let World { machine, witness, .. } = self;
         (machine.failure, machine.killed) = (None, false);
         match (&mut machine.stopping, &mut witness.stop) {
@@ -137,9 +136,14 @@ impl World {
                 normalise_stop(stopping, seen, machine.phase, &witness.workers);
             }
             _ => {
-                let window = LIMITS.restart_within;
-                machine.deaths.retain(|death| *death + window >= NOW);
-                witness.deaths.retain(|death| *death + window >= NOW);
+                for deaths in [&mut machine.deaths, &mut witness.deaths] {
+                    deaths.retain(|death| *death + LIMITS.restart_within >= NOW);
+                    // So may one that has just died.
+                    for death in deaths {
+                        *death =
+                            if *death + LIMITS.restart_within > NOW + LONG { NOW } else { *death };
+                    }
+                }
             }
         }
         self.normalise_children();
@@ -154,6 +158,13 @@ impl World {
             let unlimited = end.is_some_and(|end| seen.started + START_LIMIT > end);
             if unlimited && seen.process == Process::Fresh && !seen.killed {
                 (*status, seen.process) = (Status::Running, Process::Ready);
+            }
+            // One that has long to go may as well have just been started.
+            if end.is_none() && seen.started + START_LIMIT > NOW + LONG {
+                if let Status::Starting { since } = status {
+                    *since = NOW;
+                }
+                seen.started = NOW;
             }
             if seen.process != Process::Fresh || seen.killed {
                 seen.started = Duration::ZERO;
@@ -178,22 +189,25 @@ impl World {
 
     fn order_workers(&mut self) {
         let hasher = BuildHasherDefault::<Mixer>::new();
-        let key = |lane: usize| hasher.hash_one((self.machine.workers[lane], self.witness.workers[lane]));
-        if key(0) > key(1) {
+        let key = |lane: usize| hasher.hash_one(self.machine.workers[lane]);
+        let [first, second] = &self.witness.workers;
+        if first.cmp(second).then_with(|| key(0).cmp(&key(1))).is_gt() {
             self.machine.workers.swap(0, 1);
             self.witness.workers.swap(0, 1);
         }
     }
 
-    fn times_mut(&mut self) -> Vec<&mut Duration> {
+    /// Every time that there is, and whether it is a limit (or else the time of an event).
+    fn times_mut(&mut self) -> Vec<(&mut Duration, bool)> {
         let World { machine, witness, .. } = self;
-        let mut times: Vec<&mut Duration> = machine.deaths.iter_mut().collect();
-        times.extend(&mut witness.deaths);
+        let mut events: Vec<&mut Duration> = machine.deaths.iter_mut().collect();
+        let mut limits = Vec::new();
+        events.extend(&mut witness.deaths);
         let statuses = machine.workers.iter_mut().chain([&mut machine.source, &mut machine.buffer]);
         for status in statuses {
             match status {
                 Status::Starting { since: time } | Status::Pausing { until: time } => {
-                    times.push(time);
+                    events.push(time);
                 }
                 _ => {}
             }
@@ -201,26 +215,24 @@ impl World {
         if let Some(stopping) = &mut machine.stopping {
             let Stopping { last_signal, quiet_until, kill_workers_at, kill_all_at, say_at, .. } =
                 stopping;
-            times.extend([last_signal, quiet_until, kill_workers_at, kill_all_at, say_at]);
+            events.push(last_signal);
+            limits.extend([quiet_until, kill_workers_at, kill_all_at, say_at]);
         }
         if let Some(stop) = &mut witness.stop {
             let StopSeen { last_signal, quiet_by, workers_by, all_by, .. } = stop;
-            times.extend([last_signal, quiet_by, workers_by, all_by]);
+            events.push(last_signal);
+            limits.extend([quiet_by, workers_by, all_by]);
         }
         let [first, second] = &mut witness.workers;
         let all = [&mut witness.source, first, second, &mut witness.buffer];
-        times.extend(all.into_iter().map(|seen| &mut seen.started));
-        times
+        events.extend(all.into_iter().map(|seen| &mut seen.started));
+        let events = events.into_iter().map(|time| (time, false));
+        events.chain(limits.into_iter().map(|time| (time, true))).collect()
     }
 }
 
 /// Wipes what was done already: it can't be done again.
-fn normalise_stop(
-    stopping: &mut Stopping,
-    seen: &mut StopSeen,
-    phase: Phase,
-    workers: &[Seen; 2],
-) {
+fn normalise_stop(stopping: &mut Stopping, seen: &mut StopSeen, phase: Phase, workers: &[Seen; 2]) {
     let long_ago = NOW - GRID;
     stopping.last_signal = stopping.last_signal.max(long_ago);
     seen.last_signal = seen.last_signal.max(long_ago);
@@ -297,13 +309,18 @@ fn explore() -> Exploration {
     found.insert(first, 0);
     let (mut times, mut events) = (Vec::new(), Vec::new());
     while let Some((index, world)) = queue.pop_front() {
-        /*DBG*/ if std::env::var_os("LC").is_some() { if index % 20000 == 0 { eprintln!("{index} queue {} {:?}", queue.len(), world); } if index > 160000 { break; } }
         times.clear();
         events.clear();
         world.times(&mut times);
         world.events(&mut events);
+        let alarm = world.machine.next_alarm();
         explored.finished += usize::from(world.witness.finished);
         for (now, event) in times.iter().flat_map(|now| events.iter().map(move |it| (*now, *it))) {
+            // Whoever is a little late is late for whatever happens; time and signals show it.
+            let a_bit_late = alarm.is_some_and(|alarm| now == alarm + A_BIT_LATE);
+            if a_bit_late && !matches!(event, Event::Time | Event::Signal) {
+                continue;
+            }
             let (mut next, broken) = world.step(event, now);
             explored.steps += 1;
             let origin = Some((index, event, now - world.now));

@@ -74,7 +74,8 @@ pub(super) struct StopSeen {
     pub quiet_by: Duration,
     pub workers_by: Duration,
     pub all_by: Duration,
-    pub buffer_started: bool,
+    /// One was started, or the time for it is over.
+    pub last_buffer: bool,
 }
 
 /// All that the outside knows.
@@ -84,7 +85,7 @@ pub(super) struct Witness {
     pub source: Seen,
     pub workers: [Seen; 2],
     pub buffer: Seen,
-    pub deaths: Vec<Duration>,
+    pub deaths: VecDeque<Duration>,
     pub stop: Option<StopSeen>,
     pub finished: bool,
 }
@@ -126,7 +127,7 @@ impl Witness {
             source: Seen::NOTHING,
             workers: [Seen::NOTHING; 2],
             buffer: Seen::NOTHING,
-            deaths: Vec::new(),
+            deaths: VecDeque::new(),
             stop: None,
             finished: false,
         }
@@ -177,6 +178,9 @@ impl Witness {
             self.judge_time(step, &mut context);
             self.judge_facts(step, &mut context);
         }
+        if let Some(stop) = &mut self.stop {
+            stop.last_buffer |= stop.all_by <= step.now;
+        }
         context.broken
     }
 
@@ -214,7 +218,7 @@ impl Witness {
         if let (Some((_, _, false)), None) = (context.dead, self.stop) {
             let window = self.limits.restart_within;
             self.deaths.retain(|death| *death + window >= step.now);
-            self.deaths.push(step.now);
+            self.deaths.push_back(step.now);
         }
     }
 
@@ -256,7 +260,7 @@ impl Witness {
                     quiet_by: step.now + QUIET_LIMIT,
                     workers_by: step.now + deadline - flush_reserve,
                     all_by: step.now + deadline,
-                    buffer_started: false,
+                    last_buffer: false,
                 });
             }
             Action::Say(_) | Action::ContinueAll => {}
@@ -273,7 +277,7 @@ impl Witness {
                 "a worker or the source was started during a stop",
             );
             context.demand(
-                !stop.buffer_started,
+                !stop.last_buffer,
                 Promise::NoRestartDuringStop,
                 "the buffer was started twice during a stop",
             );
@@ -282,7 +286,7 @@ impl Witness {
                 Promise::NoRestartDuringStop,
                 "the buffer was started after the deadline or the third signal",
             );
-            stop.buffer_started = true;
+            stop.last_buffer = true;
         }
         *self.seen(child) = Seen { process: Process::Fresh, started: now, ..Seen::NOTHING };
     }
@@ -365,7 +369,8 @@ impl Witness {
         let (Some(stop), false) = (self.stop, self.finished) else { return };
         let told = |seen: &Seen| !seen.at_large() || seen.told;
         context.demand(told(&self.source), Promise::EveryPathEnds, "the source was not told");
-        if !self.source.at_large() {
+        // One that is being killed gets the rest of its second.
+        if !self.source.exists() || stop.quiet_by <= step.now {
             let all = self.workers.iter().all(told);
             context.demand(all, Promise::EveryPathEnds, "a worker was not told to stop");
             if !self.any_worker() {
@@ -465,7 +470,7 @@ impl Witness {
             context.demand(self.stop.is_some(), promise, message);
         }
         let too_many = self.deaths.len() > self.limits.restart_max as usize;
-        let running = context.dead.is_some() && self.deaths.last() == Some(&step.now);
+        let running = context.dead.is_some() && self.deaths.back() == Some(&step.now);
         if running && too_many {
             let message = "more deaths than allowed, and it was not given up";
             context.demand(context.given_up && self.stop.is_some(), promise, message);
@@ -487,7 +492,7 @@ impl Witness {
         if let (Some((Child::Buffer, seen, false)), Some(stop)) = (context.dead, self.stop) {
             let may = stop.all_by > step.now && !(seen.killed && !seen.slow);
             context.demand(
-                !may || stop.buffer_started,
+                !may || stop.last_buffer,
                 Promise::NoRestartDuringStop,
                 "the buffer is dead, and none was started to flush",
             );

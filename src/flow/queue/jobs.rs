@@ -78,22 +78,32 @@ impl State {
     }
 }
 
+/// Deaths of a worker that ran nothing else, after which a job has failed for good.
+pub(crate) const DEATHS_MAX: u64 = 3;
+
 /// Why a job is used up, as its slot keeps it for the one who publishes the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
 pub(crate) enum Reason {
     /// The job is longer than a slot's payload.
-    TooLong = 1,
-    /// The worker died too often with it in hand.
-    Deaths = 2,
+    TooLong,
+    /// The worker died too often with it in hand; the last time like this, as in
+    /// [`super::layout::Process::last_end`].
+    Deaths { last_end: u64 },
 }
 
 impl Reason {
-    pub(crate) fn from_word(word: u64) -> Option<Reason> {
-        match word {
+    fn from_word(word: u64) -> Option<Reason> {
+        match word & 0xff {
             1 => Some(Reason::TooLong),
-            2 => Some(Reason::Deaths),
+            2 => Some(Reason::Deaths { last_end: word >> 8 }),
             _ => None,
+        }
+    }
+
+    fn to_word(self) -> u64 {
+        match self {
+            Reason::TooLong => 1,
+            Reason::Deaths { last_end } => 2 | last_end << 8,
         }
     }
 }
@@ -122,6 +132,8 @@ pub(crate) struct Claimed {
     pub attempts: u64,
     pub put_back: u64,
     pub reason: Option<Reason>,
+    /// To be run with nothing else in its process.
+    pub suspect: bool,
     state: u64,
 }
 
@@ -188,11 +200,12 @@ impl Jobs<'_> {
             (&slot.round, job.round),
             (&slot.offset, job.offset),
             (&slot.prefix, job.prefix),
-            (&slot.reason, job.reason.map_or(0, |reason| reason as u64)),
+            (&slot.reason, job.reason.map_or(0, Reason::to_word)),
             (&slot.not_before, 0),
             (&slot.attempts, 0),
             (&slot.deaths, 0),
             (&slot.put_back, 0),
+            (&slot.suspect, 0),
             (&slot.started, 0),
             (&slot.command, 0),
             (&slot.command_start, 0),
@@ -270,15 +283,25 @@ impl Jobs<'_> {
         job.attempts = slot.attempts.load(Ordering::Relaxed);
         job.put_back = slot.put_back.load(Ordering::Relaxed);
         job.reason = Reason::from_word(slot.reason.load(Ordering::Relaxed));
+        job.suspect = slot.suspect.load(Ordering::Relaxed) != 0;
         job.state = state;
     }
 
-    /// Notes that the attempt begins. Its death is counted before it starts: if the worker dies,
-    /// nobody is left to count.
-    pub(crate) fn begin(&self, job: &Claimed) {
+    /// Notes that the attempt begins. If nothing else runs in its process, its death is counted
+    /// before it starts: if the worker dies, nobody is left to count, and nothing else has done it.
+    pub(crate) fn begin(&self, job: &Claimed, alone: bool) {
         let slot = self.slot(job.slot);
-        slot.deaths.fetch_add(1, Ordering::Relaxed);
+        if alone {
+            slot.deaths.fetch_add(1, Ordering::Relaxed);
+        }
         slot.started.store(clock::nanos(clock::wall()), Ordering::Release);
+    }
+
+    /// Takes back what [`Jobs::begin`] has counted: the worker has survived the attempt.
+    pub(crate) fn survived(&self, job: &Claimed, alone: bool) {
+        if alone {
+            self.slot(job.slot).deaths.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Notes the process group of the job's command, so that whoever settles this slot after our
@@ -292,11 +315,12 @@ impl Jobs<'_> {
     /// Makes a job in hand ready again, to be started at `not_before` or later.
     pub(crate) fn put_back(&self, job: &Claimed, why: PutBack, not_before: Option<Duration>) {
         let slot = self.slot(job.slot);
-        slot.deaths.fetch_sub(1, Ordering::Relaxed);
         match why {
             PutBack::Failed => slot.attempts.fetch_add(1, Ordering::Relaxed),
             PutBack::Interrupted => slot.put_back.fetch_add(1, Ordering::Relaxed),
+            PutBack::NotBegun => 0,
         };
+        slot.started.store(0, Ordering::Relaxed);
         slot.not_before.store(not_before.map_or(0, clock::nanos), Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
         slot.result_end.store(NO_RESULT, Ordering::Relaxed);
@@ -338,10 +362,28 @@ impl Jobs<'_> {
 
     // What settling does: see there.
 
-    /// Makes a slot of a dead worker ready again.
-    pub(super) fn make_ready(&self, index: usize) {
+    /// Makes a slot of a dead worker ready again. `blamed`: if the attempt had begun, the job may
+    /// have been the cause, and how the worker ended.
+    ///
+    /// The state goes last: killed before it, this is simply done again, with the same outcome.
+    pub(super) fn make_ready(&self, index: usize, blamed: Option<u64>) {
         let slot = self.slot(index);
         let state = State::from_word(slot.state.load(Ordering::Acquire));
+        let begun = slot.started.load(Ordering::Relaxed) != 0;
+        let deaths = slot.deaths.load(Ordering::Relaxed);
+        match blamed {
+            Some(last_end) if begun => {
+                slot.suspect.store(1, Ordering::Relaxed);
+                if deaths >= DEATHS_MAX {
+                    let reason = Reason::Deaths { last_end };
+                    slot.reason.store(reason.to_word(), Ordering::Relaxed);
+                }
+            }
+            // Killed on purpose: what was counted before the start is taken back, once.
+            None if begun => slot.deaths.store(deaths.saturating_sub(1), Ordering::Relaxed),
+            _ => {}
+        }
+        slot.started.store(0, Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
         slot.result_end.store(NO_RESULT, Ordering::Relaxed);
         slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
@@ -360,6 +402,8 @@ pub(crate) enum PutBack {
     Failed,
     /// Somebody else ended its command; counted apart.
     Interrupted,
+    /// The attempt was not even begun.
+    NotBegun,
 }
 
 /// See [`Jobs::idle`].

@@ -200,7 +200,10 @@ pub(crate) struct Process {
     pub state: AtomicU64,
     /// Nonzero once main has decided to kill it: its jobs in hand count no death.
     pub condemned: AtomicU64,
-    reserved: [AtomicU64; 11],
+    /// How the last process of this slot ended, as main has seen it: 0 unknown, 1 + exit code, or
+    /// 512 + signal.
+    pub last_end: AtomicU64,
+    reserved: [AtomicU64; 10],
 }
 
 /// Futex words that are nobody's own.
@@ -250,19 +253,20 @@ pub(crate) struct Slot {
     pub len: AtomicU64,
     /// Failures so far.
     pub attempts: AtomicU64,
-    /// Deaths of the worker with this job in hand, the present start included.
+    /// Deaths of the worker while it ran nothing but this job, the present start included.
     pub deaths: AtomicU64,
     /// How often it was put back because somebody else ended its command.
     pub put_back: AtomicU64,
     /// Nonzero: used up; its next claimer publishes the failure. See [`super::jobs::Reason`].
     pub reason: AtomicU64,
-    /// When the present attempt began: wall time in nanoseconds.
+    /// When the present attempt began: wall time in nanoseconds; 0: it has not.
     pub started: AtomicU64,
     /// Process group of the job's command, 0 if there is none.
     pub command: AtomicU64,
     /// Start time of the command's process, in clock ticks since boot.
     pub command_start: AtomicU64,
-    reserved: [AtomicU64; 1],
+    /// Nonzero: a worker died with this job in hand, so from now on it is run alone.
+    pub suspect: AtomicU64,
 }
 
 /// The producing end of a lane.

@@ -23,11 +23,23 @@ pub(crate) fn enter(spool: &Spool, index: usize) -> u64 {
     process.start.store(0, Ordering::Relaxed);
     process.pid.store(pid.into(), Ordering::Relaxed);
     process.state.store(ProcessState::Starting as u64, Ordering::Relaxed);
-    process.condemned.store(0, Ordering::Relaxed);
     let incarnation = process.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
     let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
     process.start.store(start, Ordering::Release);
     incarnation
+}
+
+/// Notes how the process of this slot has ended, see [`Process::last_end`].
+pub(crate) fn note_end(spool: &Spool, index: usize, end: u64) {
+    spool.process(index).last_end.store(end, Ordering::Release);
+}
+
+/// What the jobs of the process before this one may be blamed for: how it ended, unless it was
+/// killed on purpose. To be asked once, by its successor.
+pub(crate) fn take_blame(spool: &Spool, index: usize) -> Option<u64> {
+    let process = spool.process(index);
+    let condemned = process.condemned.swap(0, Ordering::AcqRel) != 0;
+    (!condemned).then(|| process.last_end.load(Ordering::Acquire))
 }
 
 /// Says what the process of this slot is doing.

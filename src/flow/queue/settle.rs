@@ -21,11 +21,12 @@ pub(crate) struct Orphan {
 /// Settles the slots that dead processes of this lane had claimed. Their commands are ended by
 /// `end` before their jobs are ready again. Returns how many are.
 ///
-/// `ordered`: we killed the worker ourselves, so its jobs count no death.
+/// `blamed`: one of them may have been the cause of the death, which was this; `None`: it was
+/// killed on purpose, or everything died at once.
 pub(crate) fn settle(
     spool: &Spool,
     lane: u16,
-    ordered: bool,
+    blamed: Option<u64>,
     mut end: impl FnMut(Orphan),
 ) -> usize {
     let jobs = Jobs(spool);
@@ -40,11 +41,7 @@ pub(crate) fn settle(
         if let Ok(group @ 1..) = i32::try_from(group) {
             end(Orphan { group, start: slot.command_start.load(Ordering::Relaxed) });
         }
-        if ordered {
-            let deaths = slot.deaths.load(Ordering::Relaxed);
-            slot.deaths.store(deaths.saturating_sub(1), Ordering::Relaxed);
-        }
-        jobs.make_ready(index);
+        jobs.make_ready(index, blamed);
         made_ready += 1;
     }
     made_ready

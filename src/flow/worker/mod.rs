@@ -2,21 +2,21 @@
 
 pub(crate) mod command;
 pub(crate) mod function;
-mod process;
+mod process_work;
 
 use super::emitter::Publish;
 use super::job::{Failure, Job};
 use super::queue::commit::Commit;
 use super::queue::frame::{JobEnd, Kind};
-use super::queue::jobs::{Claim, Claimed, Claimer, Jobs, PutBack, Reason};
+use super::queue::jobs::{Claim, Claimed, Claimer, DEATHS_MAX, Jobs, PutBack, Reason};
 use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge, count_records};
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use crate::error::Error;
 use crate::stop::Stop;
-use crate::sys::clock;
+use crate::sys::{clock, process};
 use crate::sys::futex::Set;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// A command that somebody else has ended is put back so often without counting as a failure.
@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     /// Failures after which a job has failed for good.
     pub attempts: u64,
     pub retry_delay: Duration,
+    /// How the process before this one ended, if its jobs may have been the cause.
+    pub blamed: Option<u64>,
     /// Results say in which round they came to be.
     pub rounds: bool,
 }
@@ -90,7 +92,7 @@ fn take_over<'a>(
     end: impl FnMut(Orphan),
 ) -> Result<Mutex<LaneWriter<'a>>, Error> {
     let lane = usize::from(settings.lane);
-    let settled = settle(spool, settings.lane, false, end);
+    let settled = settle(spool, settings.lane, settings.blamed, end);
     if settled > 0 {
         log::info!("{settled} jobs of the worker before this one are ready again");
         Jobs(spool).announce(settled);
@@ -117,8 +119,10 @@ pub(crate) fn run_jobs(
     let record_max = lane.lock().unwrap_or_else(PoisonError::into_inner).record_max();
     ready();
     let claimer = Claimer { lane: settings.lane, incarnation: settings.incarnation as u16 };
+    let gate = RwLock::new(());
     let thread = || {
         let mut thread = JobThread {
+            gate: &gate,
             jobs: Jobs(spool),
             claimer,
             work,
@@ -191,6 +195,8 @@ fn on_threads(
 }
 
 struct JobThread<'a> {
+    /// Held for reading by each thread that runs a job, for writing by one that runs a suspect.
+    gate: &'a RwLock<()>,
     jobs: Jobs<'a>,
     claimer: Claimer,
     work: &'a dyn Work,
@@ -210,7 +216,7 @@ impl JobThread<'_> {
                 return;
             }
             match self.jobs.claim(self.claimer, &mut job) {
-                Claim::Job => self.finish(&job),
+                Claim::Job => self.finish(&job, stop),
                 Claim::None { .. } => self.wait(stop, &mut job),
             }
         }
@@ -236,13 +242,13 @@ impl JobThread<'_> {
             }
             Claim::Job => {
                 drop(idle);
-                self.finish(job);
+                self.finish(job, stop);
             }
         }
     }
 
     /// Does a job in hand, to its end or back into the table.
-    fn finish(&mut self, job: &Claimed) {
+    fn finish(&mut self, job: &Claimed, stop: &Stop) {
         self.staged.clear();
         let view =
             Job { text: &job.text, seq: job.seq, round: job.round, attempt: job.attempts + 1 };
@@ -251,15 +257,10 @@ impl JobThread<'_> {
             self.stage_failure(&view, &text);
             return self.publish(job, &view, Kind::JobFailed);
         }
-        self.jobs.begin(job);
-        let attempt = Attempt {
-            job: view,
-            round: self.settings.rounds.then_some(job.round),
-            worker: &self.settings.name,
-            record_max: self.record_max,
-            note_command: &|group, start| self.jobs.note_command(job, group, start),
+        let Some(verdict) = self.attempt(job, view, stop) else {
+            return self.jobs.put_back(job, PutBack::NotBegun, None);
         };
-        match self.work.attempt(&attempt, &mut self.staged) {
+        match verdict {
             Verdict::Done => self.publish(job, &view, Kind::JobDone),
             Verdict::Interrupted if job.put_back < PUT_BACKS_MAX => {
                 self.jobs.put_back(job, PutBack::Interrupted, None);
@@ -274,6 +275,33 @@ impl JobThread<'_> {
                 }
             }
         }
+    }
+
+    /// Makes the attempt; alone in this process if a worker has died of it before. `None`: while
+    /// it waited for its turn, a stop was asked for.
+    fn attempt(&mut self, job: &Claimed, view: Job<'_>, stop: &Stop) -> Option<Verdict> {
+        let gate = self.gate;
+        // Nothing is guarded but the turn, so a panic leaves nothing half done.
+        let (_together, _alone) = if job.suspect {
+            (None, Some(gate.write().unwrap_or_else(PoisonError::into_inner)))
+        } else {
+            (Some(gate.read().unwrap_or_else(PoisonError::into_inner)), None)
+        };
+        if stop.requested() {
+            return None;
+        }
+        let alone = job.suspect || self.settings.threads == 1;
+        self.jobs.begin(job, alone);
+        let attempt = Attempt {
+            job: view,
+            round: self.settings.rounds.then_some(job.round),
+            worker: &self.settings.name,
+            record_max: self.record_max,
+            note_command: &|group, start| self.jobs.note_command(job, group, start),
+        };
+        let verdict = self.work.attempt(&attempt, &mut self.staged);
+        self.jobs.survived(job, alone);
+        Some(verdict)
     }
 
     fn publish(&mut self, job: &Claimed, view: &Job<'_>, kind: Kind) {
@@ -307,7 +335,18 @@ impl JobThread<'_> {
                 "the job is longer than {} bytes: raise [spool] job_bytes",
                 self.jobs.0.layout.geometry.job_bytes
             ),
-            Reason::Deaths => "its worker died with it again and again".into(),
+            Reason::Deaths { last_end } => format!(
+                "its worker died {DEATHS_MAX} times while it ran nothing but this job{}",
+                match last_end {
+                    0 => String::new(),
+                    1..512 => format!(", the last time with exit code {}", last_end - 1),
+                    signal => format!(", the last time by {}", name_of_signal(signal - 512)),
+                }
+            ),
         }
     }
+}
+
+fn name_of_signal(number: u64) -> String {
+    process::Ended::Signaled(i32::try_from(number).unwrap_or(0)).to_string()
 }

@@ -1,0 +1,381 @@
+//! Promises of the buffer, each with the death that would break it.
+//!
+//! A kill is an error that ends the buffer between two steps; its successor finds what is there.
+
+use super::*;
+use crate::flow::queue::frame::{JobEnd, Kind};
+use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+use crate::flow::queue::layout::Geometry;
+use crate::flow::sink::Position;
+use crate::flow::sink::file::FileSink;
+use crate::sys::atomic::AtomicU64;
+use std::convert::Infallible;
+use std::io::Write;
+use std::path::PathBuf;
+
+struct Bench {
+    directory: tempfile::TempDir,
+    spool: Spool,
+}
+
+impl Bench {
+    fn new(lanes: u32) -> Bench {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let geometry = Geometry { lanes, lane_bytes: 4096, slots: 1, job_bytes: 64 };
+        let path = directory.path().join("spool");
+        let spool = Spool::create(&path, geometry, 7, None).expect("spool");
+        Bench { directory, spool }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("out")
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.path()).expect("output")
+    }
+
+    fn writer(&self, lane: usize) -> LaneWriter<'_> {
+        LaneWriter::open(&self.spool, lane, 0).expect("ring")
+    }
+
+    /// Runs a buffer that is told to stop at once: what is published is written, and synced.
+    fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {
+        let stop = Stop::new(|| {});
+        stop.request();
+        run(&self.spool, sink, policy(), &stop, || {})
+    }
+}
+
+fn policy() -> Policy {
+    let flush = config::Buffer {
+        flush_records: 1000,
+        flush_bytes: 1 << 20,
+        flush_after: Duration::from_secs(60),
+    };
+    Policy { flush, sync: config::SyncPolicy::Never }
+}
+
+fn publish(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>) {
+    let mut staged = Staged::default();
+    for number in records {
+        let Ok(()) = staged.push(Kind::Result, |bytes| {
+            bytes.extend_from_slice(format!("record {number}\n").as_bytes());
+            Ok::<(), Infallible>(())
+        });
+    }
+    let result_end = AtomicU64::new(u64::MAX);
+    let end = JobEnd { seq: 1, round: 1 };
+    let finish = Finish { kind: Kind::JobDone, end, result_end: &result_end };
+    writer.publish(&staged, Some(finish)).expect("room");
+}
+
+fn expected(records: std::ops::Range<u32>) -> String {
+    records.map(|number| format!("record {number}\n")).collect()
+}
+
+/// Dies once it has written so many bytes, or in a sync.
+struct Dying {
+    file: FileSink,
+    left: usize,
+    syncs: usize,
+}
+
+impl Sink for Dying {
+    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+        self.file.open(committed, pending)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = &bytes[..bytes.len().min(self.left)];
+        self.left -= bytes.len();
+        if bytes.is_empty() {
+            return Err(io::Error::other("killed"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match self.syncs.checked_sub(1) {
+            None => Err(io::Error::other("killed")),
+            Some(left) => {
+                self.syncs = left;
+                self.file.sync()
+            }
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.file.position()
+    }
+
+    fn name(&self) -> String {
+        self.file.name()
+    }
+}
+
+#[test]
+fn a_buffer_that_dies_at_any_byte_is_gone_on_from_exactly_there() {
+    let total = expected(0..3).len();
+    for killed_at in 0..=total {
+        for existing in ["", "old\n", "old"] {
+            let bench = Bench::new(1);
+            std::fs::write(bench.path(), existing).expect("write");
+            publish(&mut bench.writer(0), 0..3);
+            let file = FileSink::open(&bench.path()).expect("open");
+            let mut dying = Dying { file, left: killed_at, syncs: 0 };
+            let died = bench.drain(&mut dying);
+            assert!(died.is_err());
+            drop(dying);
+            // Died again at once, then not any more.
+            let file = FileSink::open(&bench.path()).expect("open");
+            assert!(bench.drain(&mut Dying { file, left: 1, syncs: 0 }).is_err());
+            let mut file = FileSink::open(&bench.path()).expect("open");
+            bench.drain(&mut file).expect("drained");
+            let before = if existing.is_empty() { "" } else { "old\n" };
+            assert_eq!(bench.output(), format!("{before}{}", expected(0..3)), "{killed_at}");
+            let books = Commit::load(&bench.spool);
+            assert_eq!((books.totals.results, books.totals.jobs_done), (3, 1));
+            assert_eq!(books.sinks[0].expect("a file").len, bench.output().len() as u64);
+        }
+    }
+}
+
+#[test]
+fn what_was_published_after_the_batch_of_a_dead_buffer_comes_behind_it() {
+    let bench = Bench::new(2);
+    let (mut first, mut second) = (bench.writer(0), bench.writer(1));
+    publish(&mut second, 0..2);
+    let file = FileSink::open(&bench.path()).expect("open");
+    assert!(bench.drain(&mut Dying { file, left: 12, syncs: 0 }).is_err());
+    publish(&mut first, 2..4);
+    let mut file = FileSink::open(&bench.path()).expect("open");
+    bench.drain(&mut file).expect("drained");
+    assert_eq!(bench.output(), expected(0..4));
+}
+
+#[test]
+fn a_commit_that_only_syncs_hides_no_batch_and_repeats_none() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    for round in 0..5 {
+        publish(&mut writer, 2 * round..2 * round + 2);
+        let file = FileSink::open(&bench.path()).expect("open");
+        // Odd rounds end before their sync, with the batch committed; others in its middle.
+        let left = if round % 2 == 0 { 5 } else { usize::MAX };
+        assert!(bench.drain(&mut Dying { file, left, syncs: 0 }).is_err());
+        let mut file = FileSink::open(&bench.path()).expect("open");
+        bench.drain(&mut file).expect("drained, and synced by a commit of its own");
+        assert_eq!(bench.output(), expected(0..2 * round + 2));
+    }
+}
+
+#[test]
+fn a_batch_that_stands_in_an_output_that_was_emptied_is_not_written_again() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..50);
+    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    // logrotate's copytruncate, while the buffer runs; then it dies between write and commit.
+    publish(&mut writer, 50..52);
+    let file = FileSink::open(&bench.path()).expect("open");
+    let mut truncated = Truncated { inner: file, path: bench.path() };
+    assert!(bench.drain(&mut truncated).is_err());
+    drop(truncated);
+    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    assert_eq!(bench.output(), expected(50..52));
+}
+
+/// Its file is emptied before it writes, and it dies once it has written all.
+struct Truncated {
+    inner: FileSink,
+    path: PathBuf,
+}
+
+impl Sink for Truncated {
+    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+        self.inner.open(committed, pending)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        std::fs::File::create(&self.path)?;
+        let written = self.inner.write(bytes)?;
+        assert_eq!(written, bytes.len());
+        Err(io::Error::other("killed"))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.inner.position()
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+}
+
+#[test]
+fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..2);
+    let file = FileSink::open(&bench.path()).expect("open");
+    // The buffer has found the end of the file, then somebody else writes.
+    let mut other = Intruder { inner: file, path: bench.path(), writes: 0 };
+    assert!(bench.drain(&mut other).is_ok());
+    assert_eq!(bench.output(), format!("foreign\n{}", expected(0..2)));
+    drop(other);
+    // The next batch is begun, and cut off.
+    publish(&mut writer, 2..4);
+    let file = FileSink::open(&bench.path()).expect("open");
+    assert!(bench.drain(&mut Dying { file, left: 15, syncs: 0 }).is_err());
+    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    assert_eq!(bench.output(), format!("foreign\n{}", expected(0..4)));
+}
+
+/// Somebody else appends just before the first write.
+struct Intruder<S> {
+    inner: S,
+    path: PathBuf,
+    writes: usize,
+}
+
+impl<S: Sink> Sink for Intruder<S> {
+    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+        self.inner.open(committed, pending)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        if self.writes == 1 {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&self.path)?;
+            file.write_all(b"foreign\n")?;
+        }
+        self.inner.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.inner.position()
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+}
+
+#[test]
+fn an_output_that_somebody_appends_to_while_the_buffer_runs_keeps_every_committed_byte() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..2);
+    let file = FileSink::open(&bench.path()).expect("open");
+    let inner = Intruder { inner: file, path: bench.path(), writes: 0 };
+    // While the first batch is written the next is published; once that is written it dies.
+    let mut sink = Then { inner, writer, writes: 0 };
+    assert!(bench.drain(&mut sink).is_err());
+    drop(sink);
+    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    assert_eq!(bench.output().replace("foreign\n", ""), expected(0..4));
+}
+
+/// Publishes more once it has written a batch, and dies once it has written two.
+struct Then<'a> {
+    inner: Intruder<FileSink>,
+    writer: LaneWriter<'a>,
+    writes: usize,
+}
+
+impl Sink for Then<'_> {
+    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+        self.inner.open(committed, pending)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.writes += 1;
+        if self.writes == 2 {
+            return Err(io::Error::other("killed"));
+        }
+        publish(&mut self.writer, 2..4);
+        Ok(written)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.inner.position()
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+}
+
+/// Processor time of the calling thread.
+fn used() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Runs an idle buffer for a while and says how much processor time that took.
+fn idle(bench: &Bench) -> Duration {
+    let spool = &bench.spool;
+    let stop = Stop::new(|| {});
+    std::thread::scope(|scope| {
+        let stopper = stop.clone();
+        let buffer = scope.spawn(move || {
+            let mut file = FileSink::open(&bench.path()).expect("open");
+            let before = used();
+            run(spool, &mut file, policy(), &stop, || {}).expect("drained");
+            used() - before
+        });
+        stopper.wait(Duration::from_millis(200));
+        stopper.request();
+        bell::ring_for_sure(&spool.bells().buffer);
+        buffer.join().expect("no panic")
+    })
+}
+
+#[test]
+fn a_worker_that_died_waiting_for_room_does_not_keep_the_buffer_awake() {
+    let bench = Bench::new(1);
+    publish(&mut bench.writer(0), 0..2);
+    // Killed in `wait_for_space`; its successor has not come yet.
+    bench.spool.producer(0).waiting_for.store(200, Ordering::Release);
+    let used = idle(&bench);
+    assert!(used < Duration::from_millis(20), "{used:?} of 200 ms");
+    assert_eq!(bench.output(), expected(0..2));
+}
+
+#[test]
+fn counters_that_a_broken_worker_wrote_end_in_no_panic() {
+    for (published, tail) in [(u64::MAX, 0), (u64::MAX, 8), (1 << 63, 0), (0, u64::MAX)] {
+        let bench = Bench::new(2);
+        for lane in 0..2 {
+            bench.spool.producer(lane).published.store(published, Ordering::Release);
+            bench.spool.producer(lane).tail.store(tail, Ordering::Release);
+        }
+        // An error or not: an answer.
+        let stop = Stop::new(|| {});
+        std::thread::scope(|scope| {
+            let (spool, stopper) = (&bench.spool, stop.clone());
+            let buffer = scope.spawn(|| {
+                let mut file = FileSink::open(&bench.path()).expect("open");
+                let _ended = run(&bench.spool, &mut file, policy(), &stop, || {});
+            });
+            stopper.wait(Duration::from_millis(20));
+            stopper.request();
+            bell::ring_for_sure(&spool.bells().buffer);
+            assert!(buffer.join().is_ok(), "published {published}, tail {tail}");
+        });
+    }
+}
