@@ -6,7 +6,6 @@ mod support;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::Stdio;
-
 use support::verdict::goes_on_to_the_end;
 use support::{Balance, Ended, Place, Results, Signal};
 

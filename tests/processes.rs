@@ -291,3 +291,39 @@ fn all_commands_of_a_run_have_its_marker_in_their_environment() {
     let marker = markers.first().expect("a marker");
     assert!(marker.starts_with("PROCSIG_RUN=") && marker.len() > 16, "{marker:?}");
 }
+
+/// A thread that starts holds a lock of the standard library for a moment (its stack's guard is
+/// noted under it). A child that is forked in that moment has the lock and not the thread: its
+/// own first thread then waits for ever. strace draws the moment out.
+#[test]
+fn nothing_is_forked_before_the_signal_threads_have_started() {
+    if !needs("nothing_is_forked_before_the_signal_threads_have_started", &["strace"]) {
+        return;
+    }
+    let place = Place::new();
+    place.jobs(2);
+    let trace = place.private("trace");
+    let strace = ["strace", "-f", "-o", trace.to_str().expect("UTF-8")];
+    let calls = ["-e", "trace=clone,clone3,fork,vfork,sched_getaffinity,sigaltstack"];
+    let delay = ["-e", "inject=sched_getaffinity:delay_enter=100000"];
+    let run = place.run(&["--jobs", "jobs.txt"], &["true"]);
+    run.under(&[&strace[..], &calls, &delay].concat()).finish().assert_exit(0);
+    let text = std::fs::read_to_string(&trace).expect("the trace");
+    let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+    let (main, _) = *lines.first().expect("a trace");
+    let creates = |line: &str| ["clone", "fork", "vfork"].iter().any(|call| line.starts_with(call));
+    let first_fork = lines.iter().position(|(pid, line)| {
+        let line = line.trim_start();
+        *pid == main && creates(line) && !line.contains("CLONE_THREAD")
+    });
+    let before = &lines[..first_fork.expect("a fork")];
+    let threads: BTreeSet<&str> =
+        before.iter().map(|(pid, _)| *pid).filter(|pid| *pid != main).collect();
+    assert_eq!(threads.len(), 2, "main's two threads, of which {threads:?} are seen: {text}");
+    for thread in threads {
+        // The last that the standard library does before it runs the thread's own code.
+        let started = |(pid, line): &&(&str, &str)| *pid == thread && line.contains("sigaltstack");
+        let steps = before.iter().filter(started).count();
+        assert!(steps >= 1, "forked while thread {thread} was about to start:\n{text}");
+    }
+}

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::verdict::{Before, End, judge};
 use support::{Place, Process, Running, Signal, log, wait_until};
@@ -20,6 +21,28 @@ fn five_thousand_jobs_are_done_exactly_once() {
         place.results().lines.iter().map(|line| line["worker"].to_string()).collect();
     assert_eq!(workers.len(), 2, "both processes work: {workers:?}");
     eprintln!("5,000 jobs in {:?}", ended.elapsed);
+}
+
+/// Whatever a fork catches half-way, or a wake-up that gets lost, shows in one of many starts and
+/// ends: as a child that hangs until the deadline.
+#[test]
+fn a_thousand_short_runs_all_end_by_themselves() {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while next.fetch_add(1, Ordering::Relaxed) < 1_000 {
+            let place = Place::new();
+            let jobs = place.jobs(4);
+            let options = ["--jobs", "jobs.txt", "-P", "2", "-j", "2"];
+            place.run(&options, &["true"]).finish().assert_exit(0);
+            place.results().assert_exactly_once(&jobs);
+        }
+    };
+    // More than there are processors, so that processes are interrupted at odd places.
+    std::thread::scope(|scope| {
+        for thread in [(); 6].map(|()| scope.spawn(work)) {
+            thread.join().expect("short runs");
+        }
+    });
 }
 
 const MANY: usize = 500;

@@ -2,11 +2,13 @@
 
 use crate::error::{Error, ExitCode};
 use crate::stop::Stop;
-use crate::sys::{clock, descriptor, process, signal};
+use crate::sys::{clock, descriptor, proc_fs, process, signal};
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 /// What main tells a child. The closing of the channel says the same.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -65,11 +67,13 @@ pub(crate) fn become_child(link: &mut Link, name: &str, session: bool) -> std::i
 
 /// Waits, in a small thread of its own, for the order to stop, and raises `stop` then.
 ///
-/// When main is gone `orphaned` is called first, for what has to be waited for without it.
+/// When main is gone `orphaned` is called first, for what has to be waited for without it; and
+/// since nobody is left to kill us at a deadline, we end ourselves at `limit` after that.
 pub(crate) fn listen(
     orders: IpcReceiver<Order>,
     main: Pid,
     stop: Stop,
+    limit: Duration,
     orphaned: impl FnOnce() + Send + 'static,
 ) -> Result<(), Error> {
     let alone = getppid() != main;
@@ -87,13 +91,35 @@ pub(crate) fn listen(
                 // order, when somebody else may still hold that end.
                 None => {
                     log::warn!("main is gone; stopping");
+                    let until = clock::now().saturating_add(limit);
                     orphaned();
+                    stop.request();
+                    end_at(until);
                 }
             }
             stop.request();
         })
         .map(drop)
         .map_err(Error::system("can't start the thread that waits for the stop"))
+}
+
+/// Ends this process at that moment, if it has not ended before, with all it has started.
+fn end_at(until: Duration) -> ! {
+    while clock::now() < until {
+        std::thread::sleep(until.saturating_sub(clock::now()));
+    }
+    log::error!("did not come to an end in time; what is not done is in the spool");
+    let own = std::process::id();
+    let session = nix::unistd::getsid(None).map_or(0, Pid::as_raw);
+    // Only a session of our own is ours to end.
+    if session.unsigned_abs() == own {
+        for pid in proc_fs::in_session(session) {
+            if pid.unsigned_abs() != own {
+                let _killed = process::send(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+    process::exit_now(ExitCode::Killed.code().into())
 }
 
 /// Reports how the work has ended, and says what to exit with.

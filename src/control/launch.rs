@@ -3,7 +3,7 @@
 use super::child::{self, Link, Outcome};
 use super::lifecycle::Limits;
 use super::role::Child;
-use crate::config::{Config, Worker};
+use crate::config::{Config, Shutdown, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
@@ -11,6 +11,7 @@ use crate::flow::prepare;
 use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
+use crate::flow::queue::processes::Entry;
 use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
 use crate::flow::queue::{bell, orphans, processes};
@@ -203,7 +204,9 @@ impl Launch {
     /// Notes the exit code, and gives the room of an empty spool back: one that nothing is kept
     /// in, neither records nor jobs nor a place in the list.
     pub(crate) fn end(&self, balance: &Balance, code: u8) {
-        let empty = balance.kept == 0 && (balance.complete || !self.has_source());
+        let done = balance.kept == 0 && (balance.complete || !self.has_source());
+        // After a failure nobody knows whether the output has reached the disk.
+        let empty = done && matches!(code, 0 | 3);
         self.spool.end(code, empty);
     }
 
@@ -214,7 +217,7 @@ impl Launch {
         let began = child::become_child(&mut link, &name, session)
             .map_err(Error::system("can't become a child"));
         let index = slot(child);
-        let incarnation = processes::enter(&self.spool, index);
+        let entry = processes::enter(&self.spool, index);
         let Link { orders, reports, main, .. } = link;
         let ready = || {
             processes::set_state(&self.spool, index, ProcessState::Running);
@@ -222,8 +225,8 @@ impl Launch {
             let _sent = reports.send(child::Report::Ready);
         };
         let ended = began.and_then(|()| match child {
-            Child::Source => self.run_source(orders, main, ready),
-            Child::Worker(lane) => self.run_worker(lane, incarnation, orders, main, ready),
+            Child::Source => self.run_source(entry, orders, main, ready),
+            Child::Worker(lane) => self.run_worker(lane, entry, orders, main, ready),
             Child::Buffer => self.run_buffer(orders, main, ready),
         });
         if ended.is_ok() {
@@ -234,6 +237,7 @@ impl Launch {
 
     fn run_source(
         &self,
+        entry: Entry,
         orders: Orders,
         main: Pid,
         ready: impl FnOnce(),
@@ -244,12 +248,12 @@ impl Launch {
             std::io::pipe().map_err(Error::system("can't create a pipe"))?;
         let spool = Arc::clone(&self.spool);
         let stop = Stop::new(move || {
-            bell::ring(&spool.bells().source);
+            bell::ring_for_sure(&spool.bells().source);
             // Readable for good: whoever polls it sees the stop. It can't be full.
             let _written = std::io::Write::write(&mut (&interrupter), b"!");
         });
-        child::listen(orders, main, stop.clone(), || {})?;
-        let end = source::run(&self.spool, list, interrupt.as_fd(), &stop, ready)?;
+        child::listen(orders, main, stop.clone(), self.config.shutdown.deadline, || {})?;
+        let end = source::run(&self.spool, list, entry.first, interrupt.as_fd(), &stop, ready)?;
         log::info!("stopped");
         Ok(match end {
             source::End::Stopped => Outcome::Stopped,
@@ -260,7 +264,7 @@ impl Launch {
     fn run_worker(
         &self,
         lane: u16,
-        incarnation: u64,
+        entry: Entry,
         orders: Orders,
         main: Pid,
         ready: impl FnOnce(),
@@ -272,7 +276,7 @@ impl Launch {
         let settings = Settings {
             name: self.worker_name(lane),
             lane,
-            incarnation,
+            incarnation: entry.incarnation,
             threads: kind.settings.threads,
             attempts: kind.settings.attempts.into(),
             retry_delay: kind.settings.retry_delay,
@@ -281,7 +285,9 @@ impl Launch {
         };
         let spool = Arc::clone(&self.spool);
         let stop = Stop::new(move || Jobs(&spool).wake_set(worker::sleepers(lane)));
-        child::listen(orders, main, stop.clone(), || {})?;
+        let Shutdown { deadline, flush_reserve } = self.config.shutdown;
+        let limit = deadline.saturating_sub(flush_reserve);
+        child::listen(orders, main, stop.clone(), limit, || {})?;
         match &kind.task {
             Task::Jobs(work) => {
                 worker::run_jobs(&self.spool, &**work, &settings, &stop, end_orphan, ready)?;
@@ -309,10 +315,11 @@ impl Launch {
         child::leave_stdin()?;
         self.restrict(Role::Buffer)?;
         let spool = Arc::clone(&self.spool);
-        let stop = Stop::new(move || bell::ring(&spool.bells().buffer));
+        let stop = Stop::new(move || bell::ring_for_sure(&spool.bells().buffer));
         let spool = Arc::clone(&self.spool);
         // Without main nobody tells us when the last worker is gone; the kernel does.
-        child::listen(orders, main, stop.clone(), move || outlive_workers(&spool))?;
+        let limit = self.config.shutdown.deadline;
+        child::listen(orders, main, stop.clone(), limit, move || outlive_workers(&spool))?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut sink = self.sink.borrow_mut();
         let written = buffer::run(&self.spool, &mut *sink, policy, &stop, ready)?;
@@ -337,10 +344,17 @@ fn slot(child: Child) -> usize {
 
 /// Ends the command that a dead worker had left running for a job that is to be run again.
 fn end_orphan(orphan: Orphan) {
-    // While a group has members its number is given to no new process. So a process of this
-    // number with another start time is another one; and if there is none, the group is ours.
-    let leader = proc_fs::stat(orphan.group);
-    if leader.is_none_or(|leader| leader.start_time == orphan.start) {
+    // A leader with this start time is the one; without a leader a member says whose it is. The
+    // number alone, read from a file, is no reason to kill.
+    let ours = match proc_fs::stat(orphan.group) {
+        Some(leader) => leader.start_time == orphan.start,
+        None => {
+            let marker = format!("{RUN_VARIABLE}={:016x}", orphan.run_id);
+            let in_group = |pid| proc_fs::stat(pid).is_some_and(|it| it.pgrp == orphan.group);
+            proc_fs::marked(&[marker.as_bytes()]).into_iter().any(in_group)
+        }
+    };
+    if ours {
         // Gone already, most of the time: main has ended the worker's session.
         let _killed = process::send(Pid::from_raw(-orphan.group), Signal::SIGKILL);
     }

@@ -196,6 +196,7 @@ impl Supervisor<'_> {
                 // The set has closed its descriptor. The child's death is told by SIGCHLD.
                 IpcSelectionResult::ChannelClosed(id) => {
                     self.reports.remove(&id);
+                    *reap = true;
                 }
             }
         }

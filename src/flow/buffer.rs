@@ -64,6 +64,7 @@ pub(crate) fn run(
     buffer.recover()?;
     ready();
     buffer.collect()?;
+    buffer.sink.look()?;
     buffer.sync()?;
     Ok(buffer.written)
 }
@@ -91,6 +92,7 @@ struct Buffer<'a> {
 #[derive(Debug, Default)]
 struct Pending {
     tails: Vec<u64>,
+    published: Vec<u64>,
     records: u64,
     bytes: u64,
     /// A worker waits for room.
@@ -193,10 +195,13 @@ impl Buffer<'_> {
             // SYNC POINT `publish`.
             let tail = producer.tail.load(Ordering::Acquire);
             let published = producer.published.load(Ordering::Relaxed);
-            pending.bytes += tail.saturating_sub(mark.offset);
-            pending.records += published.saturating_sub(mark.records);
-            pending.waiting |= producer.waiting_for.load(Ordering::Acquire) != 0;
+            // A broken worker can store any number here; the frames are what is believed.
+            pending.bytes = pending.bytes.saturating_add(tail.saturating_sub(mark.offset));
+            pending.records =
+                pending.records.saturating_add(published.saturating_sub(mark.records));
+            pending.waiting |= self.waits_for_room(lane);
             pending.tails.push(tail);
+            pending.published.push(published);
         }
         pending
     }
@@ -217,6 +222,7 @@ impl Buffer<'_> {
             if lanes == self.books.lanes {
                 return Ok(());
             }
+            self.sink.look()?;
             let next = self.books_after(lanes);
             next.store_intent(self.spool);
             self.write_all(0)?;
@@ -309,12 +315,12 @@ impl Buffer<'_> {
         let (records_at, bytes_at) = self.thresholds(pending);
         for (lane, mark) in self.books.lanes.iter().enumerate() {
             let consumer = self.spool.consumer(lane);
-            let published = self.spool.producer(lane).published.load(Ordering::Relaxed);
-            let tail = pending.tails[lane];
-            consumer
-                .ring_at_published
-                .store(published.max(mark.records) + records_at, Ordering::Relaxed);
-            consumer.ring_at_tail.store(tail + bytes_at, Ordering::Relaxed);
+            // From where they stood at that look: what has come since counts.
+            let published = pending.published[lane].max(mark.records);
+            let at = published.saturating_add(records_at);
+            consumer.ring_at_published.store(at, Ordering::Relaxed);
+            let at = pending.tails[lane].saturating_add(bytes_at);
+            consumer.ring_at_tail.store(at, Ordering::Relaxed);
         }
         let flush_at = self.oldest.map(|at| at.saturating_add(self.policy.flush.flush_after));
         let until = [flush_at, self.sync_at()].into_iter().flatten().min();
@@ -348,8 +354,18 @@ impl Buffer<'_> {
             tail >= consumer.ring_at_tail.load(Ordering::Relaxed)
                 || producer.published.load(Ordering::Relaxed)
                     >= consumer.ring_at_published.load(Ordering::Relaxed)
-                || producer.waiting_for.load(Ordering::Acquire) != 0
+                || self.waits_for_room(lane)
         })
+    }
+
+    /// Does the lane's worker wait for room that a flush would give it? One that has died waiting
+    /// does not count once its lane is empty.
+    fn waits_for_room(&self, lane: usize) -> bool {
+        let producer = self.spool.producer(lane);
+        let freed = self.spool.consumer(lane).freed.load(Ordering::Relaxed);
+        let wanted = producer.waiting_for.load(Ordering::Acquire).saturating_sub(freed);
+        wanted > self.spool.layout.geometry.lane_bytes
+            && producer.tail.load(Ordering::Acquire) > self.books.lanes[lane].offset
     }
 
     fn failed(&self, what: &str, error: io::Error) -> Error {

@@ -31,6 +31,18 @@ impl Bench {
         self.directory.path().join("out")
     }
 
+    /// Opens the output. A command that another test starts at this moment has a copy of every
+    /// descriptor, and with it the lock, until it is executed.
+    fn sink(&self) -> FileSink {
+        loop {
+            match FileSink::open(&self.path()) {
+                Ok(sink) => return sink,
+                Err(Error::Held(_)) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     fn output(&self) -> String {
         std::fs::read_to_string(self.path()).expect("output")
     }
@@ -86,6 +98,10 @@ impl Sink for Dying {
         self.file.open(committed, pending)
     }
 
+    fn look(&mut self) -> Result<(), Error> {
+        self.file.look()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = &bytes[..bytes.len().min(self.left)];
         self.left -= bytes.len();
@@ -122,15 +138,15 @@ fn a_buffer_that_dies_at_any_byte_is_gone_on_from_exactly_there() {
             let bench = Bench::new(1);
             std::fs::write(bench.path(), existing).expect("write");
             publish(&mut bench.writer(0), 0..3);
-            let file = FileSink::open(&bench.path()).expect("open");
+            let file = bench.sink();
             let mut dying = Dying { file, left: killed_at, syncs: 0 };
             let died = bench.drain(&mut dying);
             assert!(died.is_err());
             drop(dying);
             // Died again at once, then not any more.
-            let file = FileSink::open(&bench.path()).expect("open");
+            let file = bench.sink();
             assert!(bench.drain(&mut Dying { file, left: 1, syncs: 0 }).is_err());
-            let mut file = FileSink::open(&bench.path()).expect("open");
+            let mut file = bench.sink();
             bench.drain(&mut file).expect("drained");
             let before = if existing.is_empty() { "" } else { "old\n" };
             assert_eq!(bench.output(), format!("{before}{}", expected(0..3)), "{killed_at}");
@@ -146,10 +162,10 @@ fn what_was_published_after_the_batch_of_a_dead_buffer_comes_behind_it() {
     let bench = Bench::new(2);
     let (mut first, mut second) = (bench.writer(0), bench.writer(1));
     publish(&mut second, 0..2);
-    let file = FileSink::open(&bench.path()).expect("open");
+    let file = bench.sink();
     assert!(bench.drain(&mut Dying { file, left: 12, syncs: 0 }).is_err());
     publish(&mut first, 2..4);
-    let mut file = FileSink::open(&bench.path()).expect("open");
+    let mut file = bench.sink();
     bench.drain(&mut file).expect("drained");
     assert_eq!(bench.output(), expected(0..4));
 }
@@ -160,11 +176,11 @@ fn a_commit_that_only_syncs_hides_no_batch_and_repeats_none() {
     let mut writer = bench.writer(0);
     for round in 0..5 {
         publish(&mut writer, 2 * round..2 * round + 2);
-        let file = FileSink::open(&bench.path()).expect("open");
+        let file = bench.sink();
         // Odd rounds end before their sync, with the batch committed; others in its middle.
         let left = if round % 2 == 0 { 5 } else { usize::MAX };
         assert!(bench.drain(&mut Dying { file, left, syncs: 0 }).is_err());
-        let mut file = FileSink::open(&bench.path()).expect("open");
+        let mut file = bench.sink();
         bench.drain(&mut file).expect("drained, and synced by a commit of its own");
         assert_eq!(bench.output(), expected(0..2 * round + 2));
     }
@@ -175,14 +191,14 @@ fn a_batch_that_stands_in_an_output_that_was_emptied_is_not_written_again() {
     let bench = Bench::new(1);
     let mut writer = bench.writer(0);
     publish(&mut writer, 0..50);
-    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    bench.drain(&mut bench.sink()).expect("drained");
     // logrotate's copytruncate, while the buffer runs; then it dies between write and commit.
     publish(&mut writer, 50..52);
-    let file = FileSink::open(&bench.path()).expect("open");
+    let file = bench.sink();
     let mut truncated = Truncated { inner: file, path: bench.path() };
     assert!(bench.drain(&mut truncated).is_err());
     drop(truncated);
-    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), expected(50..52));
 }
 
@@ -195,6 +211,10 @@ struct Truncated {
 impl Sink for Truncated {
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
         self.inner.open(committed, pending)
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        self.inner.look()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -222,7 +242,7 @@ fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended(
     let bench = Bench::new(1);
     let mut writer = bench.writer(0);
     publish(&mut writer, 0..2);
-    let file = FileSink::open(&bench.path()).expect("open");
+    let file = bench.sink();
     // The buffer has found the end of the file, then somebody else writes.
     let mut other = Intruder { inner: file, path: bench.path(), writes: 0 };
     assert!(bench.drain(&mut other).is_ok());
@@ -230,9 +250,9 @@ fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended(
     drop(other);
     // The next batch is begun, and cut off.
     publish(&mut writer, 2..4);
-    let file = FileSink::open(&bench.path()).expect("open");
+    let file = bench.sink();
     assert!(bench.drain(&mut Dying { file, left: 15, syncs: 0 }).is_err());
-    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), format!("foreign\n{}", expected(0..4)));
 }
 
@@ -246,6 +266,10 @@ struct Intruder<S> {
 impl<S: Sink> Sink for Intruder<S> {
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
         self.inner.open(committed, pending)
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        self.inner.look()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -275,13 +299,13 @@ fn an_output_that_somebody_appends_to_while_the_buffer_runs_keeps_every_committe
     let bench = Bench::new(1);
     let mut writer = bench.writer(0);
     publish(&mut writer, 0..2);
-    let file = FileSink::open(&bench.path()).expect("open");
+    let file = bench.sink();
     let inner = Intruder { inner: file, path: bench.path(), writes: 0 };
     // While the first batch is written the next is published; once that is written it dies.
     let mut sink = Then { inner, writer, writes: 0 };
     assert!(bench.drain(&mut sink).is_err());
     drop(sink);
-    bench.drain(&mut FileSink::open(&bench.path()).expect("open")).expect("drained");
+    bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output().replace("foreign\n", ""), expected(0..4));
 }
 
@@ -295,6 +319,10 @@ struct Then<'a> {
 impl Sink for Then<'_> {
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
         self.inner.open(committed, pending)
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        self.inner.look()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -333,7 +361,7 @@ fn idle(bench: &Bench) -> Duration {
     std::thread::scope(|scope| {
         let stopper = stop.clone();
         let buffer = scope.spawn(move || {
-            let mut file = FileSink::open(&bench.path()).expect("open");
+            let mut file = bench.sink();
             let before = used();
             run(spool, &mut file, policy(), &stop, || {}).expect("drained");
             used() - before
@@ -369,7 +397,7 @@ fn counters_that_a_broken_worker_wrote_end_in_no_panic() {
         std::thread::scope(|scope| {
             let (spool, stopper) = (&bench.spool, stop.clone());
             let buffer = scope.spawn(|| {
-                let mut file = FileSink::open(&bench.path()).expect("open");
+                let mut file = bench.sink();
                 let _ended = run(&bench.spool, &mut file, policy(), &stop, || {});
             });
             stopper.wait(Duration::from_millis(20));

@@ -12,9 +12,13 @@ use super::source::lines;
 use crate::config::{Config, Lines, Run};
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
+use crate::sys::{clock, proc_fs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long the leftovers of an earlier run may take to be gone.
+const LEFTOVERS_MAX: Duration = Duration::from_secs(2);
 /// Bytes of all lanes together, if nobody says how large one is to be.
 const LANES_BYTES: u64 = 64 << 20;
 /// Bytes of a lane then, at the most and at the least.
@@ -44,10 +48,12 @@ pub(crate) fn prepare(
             let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
             let spool = Spool::create(&path, geometry, fingerprint, other)?;
             let begin = ListPosition { round, complete: true, ..ListPosition::default() };
+            // Nothing reads a position before the source is started.
             begin.store(&spool, 1);
             spool
         }
     };
+    end_leftovers(&spool);
     settle_all(&spool, end);
     if config.fresh {
         forget(&spool);
@@ -174,7 +180,8 @@ impl Kept {
         let (_, position) = ListPosition::load(spool);
         let begun = position.round > 0 && !position.complete;
         if spool.is_closed() {
-            return Kept { jobs: 0, records: false, list: None };
+            // Only a spool whose list is done gives its room back.
+            return Kept { jobs: 0, records: false, list: begun.then_some(position) };
         }
         let heads = Commit::load(spool).lanes;
         let tail = |lane| spool.producer(lane).tail.load(Ordering::Acquire);
@@ -235,21 +242,49 @@ fn settle_all(spool: &Spool, mut end: impl FnMut(Orphan)) {
         // Lanes are numbered by u16 in the layout.
         settle(spool, lane as u16, None, &mut end);
     }
+    let jobs = Jobs(spool);
+    for index in 0..jobs.len() {
+        let (state, _) = jobs.look(index);
+        let damaged = match state.phase() {
+            Phase::Unknown => true,
+            Phase::Claimed(by) => !spool.has_lane(by.lane),
+            Phase::Free | Phase::Ready => false,
+        };
+        if damaged {
+            log::error!(
+                "{}: the state of job slot {index} is damaged; its job is run again",
+                spool.path.display()
+            );
+            jobs.make_ready(index, state, None);
+        }
+        jobs.make_due(index);
+    }
+}
+
+/// Ends what the jobs of an earlier run have left behind, if that run was killed as a whole.
+fn end_leftovers(spool: &Spool) {
+    let run = spool.run();
+    let run_id = run.run_id.load(Ordering::Relaxed);
+    if run_id != 0 && run.ended.load(Ordering::Relaxed) == 0 {
+        let marker = crate::sys::spawn::run_marker(&format!("{run_id:016x}"));
+        proc_fs::kill_marked(&[&marker], clock::now() + LEFTOVERS_MAX);
+    }
 }
 
 /// Forgets the kept jobs and the place in the list. What is published already stays.
 fn forget(spool: &Spool) {
     let jobs = Jobs(spool);
     let kept = jobs.pending();
-    for index in (0..jobs.len()).filter(|index| jobs.phase(*index) != Phase::Free) {
-        jobs.forget(index);
-    }
     let (generation, position) = ListPosition::load(spool);
     if kept > 0 {
         log::warn!("--fresh: {kept} kept jobs are forgotten, the list begins anew");
     }
     let begin = ListPosition { round: position.round, complete: true, ..ListPosition::default() };
+    // First that the list begins anew: killed in between, the rest is forgotten by the next start.
     begin.store(spool, generation + 1);
+    for index in (0..jobs.len()).filter(|index| jobs.phase(*index) != Phase::Free) {
+        jobs.forget(index);
+    }
 }
 
 /// First half of the kernel's boot id.

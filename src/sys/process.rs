@@ -125,6 +125,12 @@ pub(crate) fn restore_descriptor_limit(soft: u64) {
     }
 }
 
+/// Ends the process at once, without destructors and without `atexit` handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit is always sound.
+    unsafe { nix::libc::_exit(code) }
+}
+
 /// Makes this process the parent of what its children leave behind.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

@@ -164,19 +164,41 @@ impl Jobs<'_> {
         State::from_word(self.slot(index).state.load(Ordering::Acquire)).phase()
     }
 
+    /// The slot's state, and whether its job has been published whole, as both were at one moment.
+    ///
+    /// The state is read again at the end: if somebody has settled the slot meanwhile, what was
+    /// read of `result_end` and of the tail belongs to two different claims.
+    pub(crate) fn look(&self, index: usize) -> (State, bool) {
+        let slot = self.slot(index);
+        let mut state = slot.state.load(Ordering::Acquire);
+        loop {
+            let done = match State::from_word(state).phase() {
+                Phase::Claimed(by) if self.0.has_lane(by.lane) => {
+                    let end = slot.result_end.load(Ordering::Acquire);
+                    self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
+                }
+                _ => false,
+            };
+            let again = slot.state.load(Ordering::Acquire);
+            if again == state {
+                return (State::from_word(state), done);
+            }
+            state = again;
+        }
+    }
+
     /// Has the slot's job been published whole?
     pub(crate) fn is_done(&self, index: usize) -> bool {
-        let Phase::Claimed(by) = self.phase(index) else { return false };
-        let end = self.slot(index).result_end.load(Ordering::Acquire);
-        self.0.has_lane(by.lane)
-            && self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
+        self.look(index).1
     }
 
     /// Slots that hold a job which is not done.
     pub(crate) fn pending(&self) -> usize {
-        (0..self.len())
-            .filter(|index| self.phase(*index) != Phase::Free && !self.is_done(*index))
-            .count()
+        let pending = |index| {
+            let (state, done) = self.look(index);
+            state.phase() != Phase::Free && !done
+        };
+        (0..self.len()).filter(|index| pending(*index)).count()
     }
 
     fn payload(&self, index: usize) -> usize {
@@ -227,17 +249,26 @@ impl Jobs<'_> {
 
     /// Gives a done slot back. Its position in the list must have been saved before.
     pub(crate) fn free(&self, index: usize) {
-        assert!(self.is_done(index), "only a done job's slot is freed");
-        let slot = self.slot(index);
-        let state = State::from_word(slot.state.load(Ordering::Acquire));
-        slot.state.store(state.then(Phase::Free).0, Ordering::Release);
+        let (state, done) = self.look(index);
+        assert!(done, "only a done job's slot is freed");
+        self.change(index, state, Phase::Free);
+    }
+
+    /// Changes a state that nobody else may change.
+    fn change(&self, index: usize, from: State, to: Phase) {
+        let swap = self.slot(index).state.compare_exchange(
+            from.0,
+            from.then(to).0,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        assert!(swap.is_ok(), "slot {index} was changed by somebody who has no right to");
     }
 
     /// Gives a slot back whose job nobody wants any more, while nothing runs.
     pub(crate) fn forget(&self, index: usize) {
-        let slot = self.slot(index);
-        let state = State::from_word(slot.state.load(Ordering::Acquire));
-        slot.state.store(state.then(Phase::Free).0, Ordering::Release);
+        let state = State::from_word(self.slot(index).state.load(Ordering::Acquire));
+        self.change(index, state, Phase::Free);
     }
 
     // What a worker does.
@@ -324,10 +355,7 @@ impl Jobs<'_> {
         slot.not_before.store(not_before.map_or(0, clock::nanos), Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
         slot.result_end.store(NO_RESULT, Ordering::Relaxed);
-        let ready = State::from_word(job.state).then(Phase::Ready).0;
-        let swap =
-            slot.state.compare_exchange(job.state, ready, Ordering::AcqRel, Ordering::Relaxed);
-        assert!(swap.is_ok(), "a slot in hand was changed by somebody else");
+        self.change(job.slot, State::from_word(job.state), Phase::Ready);
         self.announce(1);
     }
 
@@ -366,9 +394,8 @@ impl Jobs<'_> {
     /// have been the cause, and how the worker ended.
     ///
     /// The state goes last: killed before it, this is simply done again, with the same outcome.
-    pub(super) fn make_ready(&self, index: usize, blamed: Option<u64>) {
+    pub(crate) fn make_ready(&self, index: usize, state: State, blamed: Option<u64>) {
         let slot = self.slot(index);
-        let state = State::from_word(slot.state.load(Ordering::Acquire));
         let begun = slot.started.load(Ordering::Relaxed) != 0;
         let deaths = slot.deaths.load(Ordering::Relaxed);
         match blamed {
@@ -386,7 +413,12 @@ impl Jobs<'_> {
         slot.started.store(0, Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
         slot.result_end.store(NO_RESULT, Ordering::Relaxed);
-        slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
+        self.change(index, state, Phase::Ready);
+    }
+
+    /// Lets a job be started at once. After another boot the clock that it waits for is another.
+    pub(crate) fn make_due(&self, index: usize) {
+        self.slot(index).not_before.store(0, Ordering::Relaxed);
     }
 
     /// The word that says where a job's results end, for the lane that publishes them.

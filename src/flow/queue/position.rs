@@ -65,8 +65,9 @@ impl ListPosition {
         record::store_next(&spool.mapping, spool.layout.position, generation, &self.to_words());
     }
 
-    fn order(&self) -> (u64, u64) {
-        (self.round, self.seq)
+    /// A round that was declared over is over, whatever is left of it in slots.
+    fn order(&self) -> (u64, bool, u64) {
+        (self.round, self.complete, self.seq)
     }
 
     fn to_words(self) -> [u64; POSITION_WORDS] {

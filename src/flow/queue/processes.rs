@@ -15,18 +15,27 @@ pub(crate) const fn worker(lane: usize) -> usize {
     2 + lane
 }
 
-/// Enters the calling process, and returns which incarnation of its role it is, from 1.
-pub(crate) fn enter(spool: &Spool, index: usize) -> u64 {
+/// The calling process, as it is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Which process in this role it is in the life of the spool, from 1.
+    pub incarnation: u64,
+    /// It is the first of this run.
+    pub first: bool,
+}
+
+/// Enters the calling process.
+pub(crate) fn enter(spool: &Spool, index: usize) -> Entry {
     let pid = std::process::id();
     let process: &Process = spool.process(index);
     // The start time goes last: with an old one, the new pid names nobody.
     process.start.store(0, Ordering::Relaxed);
     process.pid.store(pid.into(), Ordering::Relaxed);
-    process.state.store(ProcessState::Starting as u64, Ordering::Relaxed);
+    let before = process.state.swap(ProcessState::Starting as u64, Ordering::Relaxed);
     let incarnation = process.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
     let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
     process.start.store(start, Ordering::Release);
-    incarnation
+    Entry { incarnation, first: before == ProcessState::Absent as u64 }
 }
 
 /// Notes how the process of this slot has ended, see [`Process::last_end`].

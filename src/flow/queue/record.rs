@@ -17,9 +17,22 @@ pub(crate) fn load_newest(
     offsets: [usize; 2],
     words: usize,
 ) -> Option<(u64, Vec<u64>)> {
-    let records = offsets.map(|offset| load(mapping, offset, words));
-    records.into_iter().flatten().max_by_key(|(generation, _)| *generation)
+    for _ in 0..LOOKS {
+        let records = offsets.map(|offset| load(mapping, offset, words));
+        let newest = records.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+        let begun =
+            |offset: usize| mapping.at::<AtomicU64>(offset + 8).load(Ordering::Acquire) != 0;
+        if newest.is_some() || !offsets.into_iter().any(begun) {
+            return newest;
+        }
+        // Both were being stored while they were read: possible only if we were long away.
+        std::thread::yield_now();
+    }
+    None
 }
+
+/// How often a pair of records is looked at before it is taken for damaged.
+const LOOKS: usize = 1000;
 
 /// Stores a record over the older one of the two.
 pub(crate) fn store_next(mapping: &Mapping, offsets: [usize; 2], generation: u64, words: &[u64]) {

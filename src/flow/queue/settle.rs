@@ -16,6 +16,8 @@ pub(crate) struct Orphan {
     pub group: i32,
     /// Start time of its leader, in clock ticks since boot.
     pub start: u64,
+    /// Of the run that started it.
+    pub run_id: u64,
 }
 
 /// Settles the slots that dead processes of this lane had claimed. Their commands are ended by
@@ -32,16 +34,22 @@ pub(crate) fn settle(
     let jobs = Jobs(spool);
     let mut made_ready = 0;
     for index in 0..jobs.len() {
-        let Phase::Claimed(by) = jobs.phase(index) else { continue };
-        if by.lane != lane || jobs.is_done(index) {
-            continue;
+        // One look at both: the source may be freeing it at this moment.
+        let (state, done) = jobs.look(index);
+        match state.phase() {
+            Phase::Claimed(by) if by.lane == lane && !done => {}
+            _ => continue,
         }
         let slot = jobs.slot(index);
         let group = slot.command.load(Ordering::Acquire);
-        if let Ok(group @ 1..) = i32::try_from(group) {
-            end(Orphan { group, start: slot.command_start.load(Ordering::Relaxed) });
+        if let Ok(group @ 2..) = i32::try_from(group) {
+            end(Orphan {
+                group,
+                start: slot.command_start.load(Ordering::Relaxed),
+                run_id: spool.run().run_id.load(Ordering::Relaxed),
+            });
         }
-        jobs.make_ready(index, blamed);
+        jobs.make_ready(index, state, blamed);
         made_ready += 1;
     }
     made_ready

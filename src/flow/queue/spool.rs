@@ -10,8 +10,8 @@ use super::layout::{
 use super::{orphans, processes};
 use crate::error::Error;
 use crate::sys::atomic::{AtomicU32, Ordering};
-use crate::sys::mmap::Mapping;
 use crate::sys::lock;
+use crate::sys::mmap::Mapping;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::File;

@@ -113,7 +113,7 @@ fn a_job_of_a_worker_that_died_before_the_tail_is_ready_again_and_none_of_it_is_
     spool.map_ring(0, true).expect("ring").write(0, &Head::of(Kind::Result, 0, 1, b"x").to_bytes());
     slot(&spool, job.slot).result_end.store(64, Ordering::Release);
     spool.producer(0).published.store(1, Ordering::Release);
-    assert_eq!(settle(&spool, 0, false, |_| {}), 1);
+    assert_eq!(settle(&spool, 0, None, |_| {}), 1);
     assert_eq!(Jobs(&spool).phase(0), Phase::Ready);
     let mut mark = Mark::default();
     assert_eq!(read(&spool, &mut mark).result_records, 0);
@@ -134,7 +134,7 @@ fn a_job_of_a_worker_that_died_behind_the_tail_is_done_for_ever() {
     let job = claim(&spool, OLD);
     publish(&spool, &mut writer(&spool, 0), &job, &[b"x\n"]);
     for _ in 0..2 {
-        assert_eq!(settle(&spool, 0, false, |_| {}), 0);
+        assert_eq!(settle(&spool, 0, None, |_| {}), 0);
     }
     assert!(Jobs(&spool).is_done(0));
     Jobs(&spool).free(0);
@@ -149,7 +149,7 @@ fn a_stale_result_end_never_makes_a_job_that_was_put_back_done() {
     let (_directory, spool) = spool(1, 2);
     fill(&spool, 0, 1);
     let job = claim(&spool, OLD);
-    Jobs(&spool).begin(&job);
+    Jobs(&spool).begin(&job, true);
     slot(&spool, 0).result_end.store(8, Ordering::Release);
     Jobs(&spool).put_back(&job, PutBack::Failed, None);
     spool.producer(0).tail.store(4000, Ordering::Release);
@@ -179,7 +179,7 @@ fn settling_never_touches_a_slot_that_the_source_gives_back_meanwhile() {
             }
         },
         || {
-            let settled = settle(&spool, 0, false, |_| {});
+            let settled = settle(&spool, 0, None, |_| {});
             resurrected.fetch_add(settled as u32, Ordering::Relaxed);
         },
     );
@@ -199,7 +199,7 @@ fn a_job_that_is_settled_while_the_source_looks_is_never_taken_for_done() {
                 let _claimed = claim(&spool, OLD);
                 let tail = tail(&spool);
                 slot(&spool, 0).result_end.store(tail + 8, Ordering::Release);
-                assert_eq!(settle(&spool, 0, false, |_| {}), 1);
+                assert_eq!(settle(&spool, 0, None, |_| {}), 1);
                 spool.producer(0).tail.store(tail + 16, Ordering::Release);
             }
         },

@@ -10,7 +10,7 @@ use super::{Position, Sink};
 use crate::error::Error;
 use crate::sys::lock;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -99,6 +99,61 @@ impl FileSink {
         Ok(matched)
     }
 
+    /// Bytes of `pending` that the file ends with: for one that was emptied under our hands, so
+    /// that nobody knows where the batch began.
+    fn pending_at_end(&self, pending: &[u8]) -> io::Result<usize> {
+        let most = pending.len().min(usize::try_from(self.at.len).unwrap_or(usize::MAX));
+        let mut end = vec![0; most];
+        self.file.read_exact_at(&mut end, self.at.len - most as u64)?;
+        Ok((0..=most).rev().find(|len| end.ends_with(&pending[..*len])).unwrap_or(0))
+    }
+
+    /// The file that was written to has another name now, or none. A batch that was begun in it is
+    /// finished there, so that no record is cut in two or written to both. Says how many bytes of
+    /// the batch are done: all or none.
+    fn settle_moved(&self, committed: Position, pending: &[u8]) -> Result<usize, Error> {
+        let Some((path, file)) = self.find_moved(committed) else {
+            log::warn!("{}: not the file it was; appending to this one", self.path.display());
+            return Ok(0);
+        };
+        log::warn!(
+            "{}: the file that was written to is now {}; appending to a new one",
+            self.path.display(),
+            path.display()
+        );
+        let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
+        let moved = FileSink { path: path.clone(), file, regular: true, at: committed };
+        let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
+        if done == 0 {
+            return Ok(0);
+        }
+        moved.file.write_all_at(&pending[done..], committed.len + done as u64).map_err(fail)?;
+        moved.file.sync_data().map_err(fail)?;
+        Ok(pending.len())
+    }
+
+    /// Looks for the committed file among those beside the output.
+    fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let entries = std::fs::read_dir(directory).ok()?.flatten();
+        let same = |metadata: &std::fs::Metadata| {
+            (metadata.dev(), metadata.ino()) == (committed.device, committed.inode)
+        };
+        let mut found = entries.filter(|entry| entry.metadata().is_ok_and(|it| same(&it)));
+        let path = found.next()?.path();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path)
+            .ok()?;
+        // Still the same after it was opened?
+        file.metadata().is_ok_and(|metadata| same(&metadata)).then_some((path, file))
+    }
+
     /// Puts aside what stands behind `keep` and is not ours, so that the file goes on with whole
     /// records.
     fn quarantine(&mut self, keep: u64) -> Result<(), Error> {
@@ -168,9 +223,9 @@ impl Sink for FileSink {
             return Ok(0);
         };
         if !same_file(&committed) {
-            log::warn!("{}: not the file it was; appending to this one", self.path.display());
+            let done = self.settle_moved(committed, pending)?;
             self.end_an_open_line()?;
-            return Ok(0);
+            return Ok(done);
         }
         self.at.synced = committed.synced.min(self.at.len);
         if self.at.len < committed.len {
@@ -180,8 +235,13 @@ impl Sink for FileSink {
                 self.at.len,
                 committed.len
             );
-            self.end_an_open_line()?;
-            return Ok(0);
+            let done = self
+                .pending_at_end(pending)
+                .map_err(|error| self.fail("can't read the output", error))?;
+            if done == 0 {
+                self.end_an_open_line()?;
+            }
+            return Ok(done);
         }
         let done = self
             .common_prefix(committed.len, pending)
@@ -201,12 +261,38 @@ impl Sink for FileSink {
         Ok(done)
     }
 
+    fn look(&mut self) -> Result<(), Error> {
+        if !self.regular {
+            return Ok(());
+        }
+        let metadata =
+            self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
+        if metadata.nlink() == 0 {
+            log::warn!("{}: was removed; going on in a new file", self.path.display());
+            *self = FileSink::open(&self.path)?;
+        } else if metadata.len() != self.at.len {
+            log::warn!(
+                "{}: somebody else has changed its length from {} to {} bytes; going on at its end",
+                self.path.display(),
+                self.at.len,
+                metadata.len()
+            );
+            self.at.len = metadata.len();
+            self.at.synced = self.at.synced.min(self.at.len);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.at.len += written as u64;
+                    if self.regular {
+                        // Appending has gone to the end, wherever somebody else has moved that.
+                        self.at.len = self.file.stream_position()?;
+                    }
                     return Ok(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -263,6 +349,24 @@ mod tests {
         assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 2);
         assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nne");
         assert_eq!(std::fs::read(directory.path().join("out.quarantine")).expect("read"), b"xx");
+    }
+
+    #[test]
+    fn a_batch_that_was_begun_in_a_file_that_was_moved_is_finished_there() {
+        let (directory, mut sink) = sink(b"old\nne");
+        let committed = at(&sink, 4);
+        let (path, moved) = (directory.path().join("out"), directory.path().join("out.1"));
+        std::fs::rename(&path, &moved).expect("rename");
+        std::fs::write(&path, "").expect("a new output");
+        sink = loop {
+            // See the test of the lock.
+            if let Ok(sink) = FileSink::open(&path) {
+                break sink;
+            }
+        };
+        assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 4);
+        assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
+        assert_eq!(std::fs::read(&path).expect("read"), b"");
     }
 
     #[test]

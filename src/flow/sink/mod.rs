@@ -36,6 +36,12 @@ pub(crate) trait Sink {
     /// If it can't be read, compared or put in order.
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error>;
 
+    /// Looks whether the place is still as it was left, before it is believed to be.
+    ///
+    /// # Errors
+    /// If it can't be queried, or is gone and can't be had again.
+    fn look(&mut self) -> Result<(), Error>;
+
     /// Writes some of the bytes, at least one, and says how many.
     ///
     /// # Errors
@@ -49,7 +55,8 @@ pub(crate) trait Sink {
     /// a later call succeeds.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Where the next byte goes; `None` for a sink that has no place, such as a pipe.
+    /// Where the next byte goes, as far as is known; `None` for a sink that has no place, such as
+    /// a pipe.
     fn position(&self) -> Option<Position>;
 
     /// What messages call it.

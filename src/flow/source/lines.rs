@@ -90,9 +90,15 @@ impl<'a> LineReader<'a> {
         (self.offset, self.prefix.into())
     }
 
-    /// Would the next line have to be waited for?
+    /// May the next line have to be waited for? A blank one is none.
     pub(crate) fn must_read(&self) -> bool {
-        !self.buffer[self.start..].contains(&b'\n')
+        let whole = |line: &[u8]| line.ends_with(b"\n") && !line.trim_ascii().is_empty();
+        !self.buffer[self.start..].split_inclusive(|byte| *byte == b'\n').any(whole)
+    }
+
+    /// Can the list be read again?
+    pub(crate) fn is_regular(&self) -> bool {
+        self.regular
     }
 
     /// Goes on behind `offset`, if the list begins as it did: the same bytes up to there.

@@ -36,7 +36,8 @@ pub(crate) enum End {
 pub(crate) fn check(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
     let config::Lines::File(path) = &list.lines else { return Ok(()) };
     let (_, position) = ListPosition::load(spool);
-    if position.round == 0 || position.complete {
+    let over = list.every.is_some() && position.at_end && Jobs(spool).pending() == 0;
+    if position.round == 0 || position.complete || over {
         return Ok(());
     }
     // A FIFO would wait for its writer here, and can't be read twice.
@@ -62,22 +63,38 @@ pub(crate) fn check(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
 
 /// Runs the source until it is told to stop, or a list that is run once has been done.
 ///
-/// `interrupt` becomes readable when a stop is asked for.
+/// `first`: it is the first source of this run. `interrupt` becomes readable when a stop is asked
+/// for.
 ///
 /// # Errors
 /// If the list can't be read.
 pub(crate) fn run(
     spool: &Spool,
     list: &config::Jobs,
+    first: bool,
     interrupt: BorrowedFd<'_>,
     stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<End, Error> {
-    let (generation, position) = ListPosition::load(spool);
+    let (generation, mut position) = ListPosition::load(spool);
     let jobs = Jobs(spool);
+    if list.every.is_some() && position.at_end && jobs.pending() == 0 {
+        // The round was over, whoever died before it could say so.
+        position.complete = true;
+    }
     let free = (0..jobs.len()).filter(|index| jobs.phase(*index) == Phase::Free).rev().collect();
-    let mut source =
-        Source { spool, jobs, list, interrupt, stop, position, generation, free, unannounced: 0 };
+    let mut source = Source {
+        spool,
+        jobs,
+        list,
+        first,
+        interrupt,
+        stop,
+        position,
+        generation,
+        free,
+        unannounced: 0,
+    };
     source.save();
     ready();
     source.rounds()
@@ -87,6 +104,7 @@ struct Source<'a> {
     spool: &'a Spool,
     jobs: Jobs<'a>,
     list: &'a config::Jobs,
+    first: bool,
     interrupt: BorrowedFd<'a>,
     stop: &'a Stop,
     position: ListPosition,
@@ -123,6 +141,14 @@ impl<'a> Source<'a> {
         let line_max = self.spool.layout.geometry.job_bytes as usize;
         let mut reader = LineReader::open(&self.list.lines, line_max, self.interrupt)?;
         if self.position.round > 0 && !self.position.complete {
+            if !self.first && !reader.is_regular() {
+                return Err(Error::file(
+                    name(&self.list.lines),
+                    "can't go on with this list",
+                    "its reader has died, and what it had read of a pipe is gone. What was handed \
+                     out is done or kept; give the same input again to go on behind it",
+                ));
+            }
             let behind = reader.skip_to(self.position.offset, self.position.prefix);
             let behind = behind.map_err(|error| self.unreadable(error))?;
             let Some(same) = behind else { return Ok(None) };

@@ -14,8 +14,9 @@ use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use crate::error::Error;
 use crate::stop::Stop;
-use crate::sys::{clock, process};
 use crate::sys::futex::Set;
+use crate::sys::{clock, fork, process};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -161,7 +162,10 @@ fn on_threads(
     main: impl Fn() -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let guarded = || {
-        let result = main();
+        // Functions and commands catch their own panics. This is a bug of ours, with a job in
+        // hand that nobody would finish: better to die at once, and be settled.
+        let result = catch_unwind(AssertUnwindSafe(&main))
+            .unwrap_or_else(|_| process::exit_now(fork::EXIT_PANIC));
         if result.is_err() {
             stop.request();
         }
@@ -209,6 +213,8 @@ struct JobThread<'a> {
 impl JobThread<'_> {
     fn run(&mut self, stop: &Stop) {
         let mut job = Claimed::default();
+        // We alone may know of a job that waits for its next attempt.
+        let mut knows_timer = false;
         while !stop.requested() {
             if self.jobs.0.is_stopping() {
                 // Not told yet, but about to be: many workers are told one after the other.
@@ -216,33 +222,36 @@ impl JobThread<'_> {
                 return;
             }
             match self.jobs.claim(self.claimer, &mut job) {
-                Claim::Job => self.finish(&job, stop),
-                Claim::None { .. } => self.wait(stop, &mut job),
+                Claim::Job => {
+                    if std::mem::take(&mut knows_timer) {
+                        // While we are busy, somebody else must know.
+                        self.jobs.announce(1);
+                    }
+                    self.finish(&job, stop);
+                }
+                Claim::None { .. } => knows_timer = self.wait(stop, &mut job),
             }
         }
     }
 
-    /// Sleeps until there may be a job; takes it if there is one.
-    fn wait(&mut self, stop: &Stop, job: &mut Claimed) {
+    /// Sleeps until there may be a job, and says whether it was until a timer that perhaps nobody
+    /// else knows of. Takes a job that has become ready meanwhile.
+    fn wait(&mut self, stop: &Stop, job: &mut Claimed) -> bool {
         let idle = self.jobs.idle();
         // Whatever becomes ready after this changes the word, and the sleep is none.
         let seen = self.jobs.bell();
         if stop.requested() || self.jobs.0.is_stopping() {
-            return;
+            return false;
         }
         match self.jobs.claim(self.claimer, job) {
             Claim::None { until } => {
                 self.jobs.wait(seen, until, sleepers(self.claimer.lane));
-                drop(idle);
-                if until.is_some() {
-                    // We alone may have known of a job that waits for its next attempt: if we
-                    // take another one now, somebody else must know.
-                    self.jobs.announce(1);
-                }
+                until.is_some()
             }
             Claim::Job => {
                 drop(idle);
                 self.finish(job, stop);
+                false
             }
         }
     }
