@@ -250,9 +250,6 @@ impl Lifecycle {
 
     /// Takes an event, and says what is to be done about it.
     pub(crate) fn step(mut self, event: Event, now: Duration) -> (Lifecycle, Vec<Action>) {
-        if self.is_done() {
-            return (self, Vec::new());
-        }
         self.forgive_own_absence(now);
         match event {
             Event::Signal => self.signal(now),

@@ -11,12 +11,14 @@
 
 use crate::error::Error;
 use crate::sys::descriptor;
-use crate::sys::signal::{dispose, is_ignored, set_of, unblock};
+use crate::sys::signal::{dispose, is_ignored, replace, set_of, unblock};
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal};
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ static PENDING: [AtomicBool; 4] = [const { AtomicBool::new(false) }; 4];
 
 /// How many threads [`install`] starts.
 pub(crate) const THREADS: usize = 2;
+
+/// How long they may take to get there.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 impl Asked {
     fn pending(self) -> &'static AtomicBool {
@@ -93,28 +98,48 @@ pub(crate) fn install() -> Result<Installed, Error> {
     events.recv().map_err(|error| fail()(std::io::Error::other(error.to_string())))?;
 
     let hangup_ignored = is_ignored(Signal::SIGHUP).map_err(fail())?;
-    let stop = sender.clone();
-    ctrlc::set_handler(move || Asked::Stop.send(&stop)).map_err(|error| {
+    let (started, starting) = mpsc::channel();
+    let (stop, first_started) = (sender.clone(), started.clone());
+    let mut first = Some(first_started);
+    let handler = move || match first.take() {
+        // We have called the handler ourselves, see below.
+        Some(started) => drop(started.send(())),
+        None => Asked::Stop.send(&stop),
+    };
+    ctrlc::set_handler(handler).map_err(|error| {
         fail()(std::io::Error::other(format!("{error}; another handler is installed already")))
     })?;
     // ctrlc takes SIGHUP as well. What was ignored at start, as under nohup, stays ignored.
-    dispose(Signal::SIGHUP, hangup_ignored).map_err(fail())?;
+    let handler = replace(Signal::SIGHUP, hangup_ignored).map_err(fail())?;
     // An ignored SIGCHLD, inherited from whoever started us, would leave nobody to wait for.
     for signal in [Signal::SIGCHLD, Signal::SIGQUIT, Signal::SIGUSR1] {
         dispose(signal, false).map_err(fail())?;
     }
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(move || wait_for_signals(&sender))
+        .spawn(move || wait_for_signals(&sender, &started))
         .map_err(fail())?;
+    // A thread that is still being started holds locks of the standard library, which a child
+    // forked now would wait for in vain. Ours says when it is there; that of ctrlc, which knows
+    // of no such thing, by running our closure once for a signal that never was.
+    if let SigHandler::Handler(handler) = handler {
+        handler(Signal::SIGHUP as i32);
+    }
+    for _ in 0..THREADS {
+        starting
+            .recv_timeout(START_LIMIT)
+            .map_err(|error| fail()(std::io::Error::other(format!("a thread: {error}"))))?;
+    }
     Ok(Installed { events, descriptors })
 }
 
-fn wait_for_signals(sender: &IpcSender<Asked>) {
+fn wait_for_signals(sender: &IpcSender<Asked>, started: &mpsc::Sender<()>) {
     let waited = set_of(&[Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGCHLD]);
     // If that fails, only this thread's mask is as it was: signals then stay pending, and the
     // process can still be killed.
     let _open = unblock(&[Signal::SIGINT, Signal::SIGTERM]);
+    // Fails only when nobody waits for it any more.
+    let _told = started.send(());
     loop {
         match waited.wait() {
             Ok(Signal::SIGQUIT) => Asked::Stop.send(sender),

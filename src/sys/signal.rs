@@ -58,11 +58,16 @@ pub(crate) fn is_ignored(signal: Signal) -> io::Result<bool> {
 
 /// Gives the signal back its default, or ignores it.
 pub(crate) fn dispose(signal: Signal, ignore: bool) -> io::Result<()> {
+    replace(signal, ignore).map(drop)
+}
+
+/// As [`dispose`], and returns the handler that was there.
+pub(crate) fn replace(signal: Signal, ignore: bool) -> io::Result<SigHandler> {
     let handler = if ignore { SigHandler::SigIgn } else { SigHandler::SigDfl };
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: neither disposition runs code of ours in signal context.
-    unsafe { sigaction(signal, &action) }?;
-    Ok(())
+    let before = unsafe { sigaction(signal, &action) }?;
+    Ok(before.handler())
 }
 
 /// What a child does first, with everything still blocked by main across the fork: it ignores

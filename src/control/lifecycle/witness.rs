@@ -141,7 +141,7 @@ impl Witness {
         }
     }
 
-    fn all(&mut self) -> [&mut Seen; 4] {
+    pub(super) fn all(&mut self) -> [&mut Seen; 4] {
         let [first, second] = &mut self.workers;
         [&mut self.source, first, second, &mut self.buffer]
     }
@@ -413,7 +413,7 @@ impl Witness {
             .any(|seen| seen.at_large() && seen.is_slow(now));
         context.demand(!slow, Promise::EveryPathEnds, "outlived its start limit");
         let Some(stop) = self.stop else {
-            return self.judge_idleness(step.after, context);
+            return self.judge_idleness(step.after, alarm, context);
         };
         let promise = Promise::EveryPathEnds;
         context.demand(
@@ -442,12 +442,12 @@ impl Witness {
     }
 
     /// No stop is under way: is there an alarm exactly when something is pending?
-    fn judge_idleness(&self, after: &Lifecycle, context: &mut Context) {
+    fn judge_idleness(&self, after: &Lifecycle, alarm: Option<Duration>, context: &mut Context) {
         let all = [self.source, self.workers[0], self.workers[1], self.buffer];
         let starting = all.iter().any(|seen| seen.at_large() && seen.process == Process::Fresh);
         let pausing = after.children().any(|(_, status)| matches!(status, Status::Pausing { .. }));
         context.demand(
-            after.next_alarm().is_some() == (starting || pausing),
+            alarm.is_some() == (starting || pausing),
             Promise::NeverStuckNeverTicking,
             "an alarm with nothing pending, or none with something pending",
         );
@@ -490,7 +490,7 @@ impl Witness {
             );
         }
         if let (Some((Child::Buffer, seen, false)), Some(stop)) = (context.dead, self.stop) {
-            let may = stop.all_by > step.now && !(seen.killed && !seen.slow);
+            let may = stop.all_by > step.now && (seen.slow || !seen.killed);
             context.demand(
                 !may || stop.last_buffer,
                 Promise::NoRestartDuringStop,
