@@ -211,3 +211,14 @@ fn the_example_custom_worker_counts_what_wc_counts() {
     let missing = records.iter().find(|record| record["job"] == "missing.txt").expect("failure");
     assert!(missing["error"].as_str().is_some_and(|error| error.contains("No such file")));
 }
+
+#[test]
+fn many_producers_that_finish_at_once_are_each_run_once() {
+    for _ in 0..5 {
+        let place = pipelines();
+        let ended = run(&place, &["burst", "1", "40"]);
+        ended.assert_exit(0);
+        assert_eq!(numbers(&place), [1; 40]);
+        assert!(!ended.stderr.contains("again in"), "{}", ended.describe());
+    }
+}

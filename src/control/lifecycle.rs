@@ -13,6 +13,11 @@
 //! - Dead workers and sources are started again only while no stop is under way; a dead buffer is
 //!   started once more during a stop, to flush.
 
+mod shutdown;
+mod terms;
+
+pub(crate) use terms::{Action, Ended, Event, Limits, Notice, Reason};
+
 use super::role::Child;
 use crate::error::ExitCode;
 use std::collections::VecDeque;
@@ -38,98 +43,6 @@ const ABANDON_AFTER: Duration = Duration::from_secs(1);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
-/// What the configuration says about time and deaths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Limits {
-    pub deadline: Duration,
-    pub flush_reserve: Duration,
-    pub restart_max: u32,
-    pub restart_within: Duration,
-}
-
-/// Something has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Event {
-    /// SIGINT, SIGTERM or SIGQUIT, or SIGHUP of a terminal.
-    Signal,
-    /// The child is ready to work.
-    Ready(Child),
-    /// The child has nothing more to do and is about to exit: the list is done, or the producer
-    /// has produced all.
-    Finished(Child),
-    /// The child is about to exit because of this, and starting it again would not help.
-    Failed(Child, ExitCode),
-    /// The child could not be started.
-    NotStarted(Child),
-    /// The child has ended and has been reaped. Clean: it has exited with 0.
-    Reaped(Child, Ended),
-    /// Nothing but time has passed.
-    Time,
-}
-
-/// How a child has ended, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Ended {
-    /// With exit code 0.
-    Clean,
-    /// With another exit code, or by a signal.
-    Crashed,
-}
-
-/// Something is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Action {
-    /// Fork it.
-    Start(Child),
-    /// Tell it to stop.
-    Stop(Child),
-    /// Send SIGCONT to all children, so that a stopped one hears what it is told.
-    ContinueAll,
-    /// Kill it with all it has started.
-    Kill(Child),
-    /// Say something.
-    Say(Notice),
-    /// Nothing is left to wait for: sweep, count, exit.
-    Finish,
-}
-
-/// Something worth saying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Notice {
-    StopRequested(Reason),
-    StoppingSource,
-    StoppingWorkers(usize),
-    StoppingBuffer,
-    /// Still waiting; the deadline is so far away.
-    Waiting {
-        left: Duration,
-    },
-    /// The source did not become quiet.
-    KillingSource,
-    /// So many workers have not ended in their time.
-    KillingWorkers(usize),
-    /// The deadline, or a third signal.
-    KillingAll(usize),
-    /// A child has died; it is started again after a pause.
-    Restarting(Child, Duration),
-    /// It does not get ready.
-    StartTooSlow(Child),
-    /// Too many deaths.
-    GivingUp(Child),
-    /// These could not even be killed.
-    Abandoned(usize),
-}
-
-/// Why a stop was begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Reason {
-    Signal,
-    /// All is done.
-    Finished,
-    /// A child failed for good, or died too often.
-    Failure,
-}
 
 /// What is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -271,10 +184,14 @@ impl Lifecycle {
         let children = self.children().filter_map(|(child, status)| match status {
             Status::Starting { since } => Some(since + START_LIMIT),
             // While a stop is under way only the buffer is started again, and at once.
-            Status::Pausing { until } if self.stopping.is_none() || child == Child::Buffer => {
-                Some(until)
+            Status::Pausing { until } => {
+                (self.stopping.is_none() || child == Child::Buffer).then_some(until)
             }
-            _ => None,
+            Status::Running
+            | Status::Finishing
+            | Status::Killed
+            | Status::TooSlow
+            | Status::Gone => None,
         });
         let stopping = self.stopping.iter().flat_map(|stopping| {
             let workers = self.workers_left() > 0 && !self.workers_killed();
@@ -369,9 +286,13 @@ impl Lifecycle {
             Status::Finishing => how == Ended::Clean,
             // Not what it was told: it had not even begun.
             Status::TooSlow => false,
-            _ => how == Ended::Clean && self.was_told_to_stop(child),
+            Status::Starting { .. } | Status::Running | Status::Killed => {
+                how == Ended::Clean && self.was_told_to_stop(child)
+            }
+            // There was no process.
+            Status::Pausing { .. } | Status::Gone => return,
         };
-        if in_order || !before.is_alive() {
+        if in_order {
             return;
         }
         match (&self.stopping, child) {
@@ -476,92 +397,6 @@ impl Lifecycle {
                 self.actions.push(Action::Say(Notice::Abandoned(left)));
             }
             self.finish();
-        }
-    }
-
-    fn kill_workers(&mut self) {
-        let left = self.workers_left();
-        self.actions.push(Action::Say(Notice::KillingWorkers(left)));
-        self.killed = true;
-        for lane in 0..self.workers.len() {
-            self.kill(Child::Worker(lane as u16));
-        }
-    }
-
-    /// Also no buffer is started any more, even if main's absence moves the deadline.
-    fn kill_all(&mut self) {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.flush_restart = false;
-        }
-        if self.all_killed() {
-            return;
-        }
-        let left = self.alive().count();
-        self.actions.push(Action::Say(Notice::KillingAll(left)));
-        self.killed = true;
-        self.kill(Child::Source);
-        for lane in 0..self.workers.len() {
-            self.kill(Child::Worker(lane as u16));
-        }
-        self.kill(Child::Buffer);
-    }
-
-    // The order of a stop.
-
-    fn begin_stop(&mut self, reason: Reason, now: Duration) {
-        let Limits { deadline, flush_reserve, .. } = self.limits;
-        self.stopping = Some(Stopping {
-            signals: 0,
-            last_signal: now,
-            quiet_until: now + QUIET_LIMIT,
-            kill_workers_at: now + deadline.saturating_sub(flush_reserve),
-            kill_all_at: now + deadline,
-            say_at: now + PROGRESS_EVERY,
-            flush_restart: true,
-        });
-        self.actions.push(Action::Say(Notice::StopRequested(reason)));
-        // What is dead stays dead; a buffer is started at once, since workers may wait for it.
-        for status in self.workers.iter_mut().chain([&mut self.source]) {
-            if matches!(status, Status::Pausing { .. }) {
-                *status = Status::Gone;
-            }
-        }
-        if !self.buffer.is_alive() {
-            self.buffer = Status::Pausing { until: now };
-        }
-        if self.source.is_alive() {
-            self.phase = Phase::AwaitSource;
-            if self.source.is_at_large() {
-                self.actions.push(Action::Say(Notice::StoppingSource));
-                self.actions.push(Action::Stop(Child::Source));
-                self.actions.push(Action::ContinueAll);
-            }
-        } else {
-            self.stop_workers();
-        }
-    }
-
-    fn stop_workers(&mut self) {
-        self.phase = Phase::AwaitWorkers;
-        let left: Vec<Child> = self
-            .children()
-            .filter(|(child, _)| matches!(child, Child::Worker(_)))
-            .filter(|(_, status)| status.is_at_large())
-            .map(|(child, _)| child)
-            .collect();
-        if !left.is_empty() {
-            self.actions.push(Action::Say(Notice::StoppingWorkers(left.len())));
-            self.actions.extend(left.into_iter().map(Action::Stop));
-            self.actions.push(Action::ContinueAll);
-        }
-    }
-
-    fn stop_buffer(&mut self) {
-        self.phase = Phase::AwaitBuffer;
-        self.actions.push(Action::Say(Notice::StoppingBuffer));
-        if self.buffer.is_at_large() {
-            self.actions.push(Action::Stop(Child::Buffer));
-            self.actions.push(Action::ContinueAll);
         }
     }
 

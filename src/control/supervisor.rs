@@ -150,9 +150,15 @@ impl Supervisor<'_> {
         while std::mem::take(&mut reap) {
             let reaped = self.reap();
             if !reaped.is_empty() {
-                // What the dead have said before they died comes first.
-                let results = self.inbox.wait(Some(Duration::ZERO))?;
-                self.read(results, &mut events, &mut reap);
+                // What the dead have said before they died comes first: all of it, however many
+                // they are, since one look sees only some of them.
+                loop {
+                    let results = self.inbox.wait(Some(Duration::ZERO))?;
+                    if results.is_empty() {
+                        break;
+                    }
+                    self.read(results, &mut events, &mut reap);
+                }
                 // They may have owed a wake-up.
                 self.launch.wake_all();
             }

@@ -1,0 +1,92 @@
+//! The order of a stop: source, workers, buffer; and the force at the end of each one's time.
+
+use super::{
+    Action, Child, Duration, Lifecycle, Limits, Notice, PROGRESS_EVERY, Phase, QUIET_LIMIT, Reason,
+    Status, Stopping,
+};
+
+impl Lifecycle {
+    pub(super) fn begin_stop(&mut self, reason: Reason, now: Duration) {
+        let Limits { deadline, flush_reserve, .. } = self.limits;
+        self.stopping = Some(Stopping {
+            signals: 0,
+            last_signal: now,
+            quiet_until: now + QUIET_LIMIT,
+            kill_workers_at: now + deadline.saturating_sub(flush_reserve),
+            kill_all_at: now + deadline,
+            say_at: now + PROGRESS_EVERY,
+            flush_restart: true,
+        });
+        self.actions.push(Action::Say(Notice::StopRequested(reason)));
+        // What is dead stays dead; a buffer is started at once, since workers may wait for it.
+        for status in self.workers.iter_mut().chain([&mut self.source]) {
+            if matches!(status, Status::Pausing { .. }) {
+                *status = Status::Gone;
+            }
+        }
+        if !self.buffer.is_alive() {
+            self.buffer = Status::Pausing { until: now };
+        }
+        if self.source.is_alive() {
+            self.phase = Phase::AwaitSource;
+            if self.source.is_at_large() {
+                self.actions.push(Action::Say(Notice::StoppingSource));
+                self.actions.push(Action::Stop(Child::Source));
+                self.actions.push(Action::ContinueAll);
+            }
+        } else {
+            self.stop_workers();
+        }
+    }
+
+    pub(super) fn stop_workers(&mut self) {
+        self.phase = Phase::AwaitWorkers;
+        let left: Vec<Child> = self
+            .children()
+            .filter(|(child, _)| matches!(child, Child::Worker(_)))
+            .filter(|(_, status)| status.is_at_large())
+            .map(|(child, _)| child)
+            .collect();
+        if !left.is_empty() {
+            self.actions.push(Action::Say(Notice::StoppingWorkers(left.len())));
+            self.actions.extend(left.into_iter().map(Action::Stop));
+            self.actions.push(Action::ContinueAll);
+        }
+    }
+
+    pub(super) fn stop_buffer(&mut self) {
+        self.phase = Phase::AwaitBuffer;
+        self.actions.push(Action::Say(Notice::StoppingBuffer));
+        if self.buffer.is_at_large() {
+            self.actions.push(Action::Stop(Child::Buffer));
+            self.actions.push(Action::ContinueAll);
+        }
+    }
+
+    pub(super) fn kill_workers(&mut self) {
+        let left = self.workers_left();
+        self.actions.push(Action::Say(Notice::KillingWorkers(left)));
+        self.killed = true;
+        for lane in 0..self.workers.len() {
+            self.kill(Child::Worker(lane as u16));
+        }
+    }
+
+    /// Also no buffer is started any more, even if main's absence moves the deadline.
+    pub(super) fn kill_all(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.flush_restart = false;
+        }
+        if self.all_killed() {
+            return;
+        }
+        let left = self.alive().count();
+        self.actions.push(Action::Say(Notice::KillingAll(left)));
+        self.killed = true;
+        self.kill(Child::Source);
+        for lane in 0..self.workers.len() {
+            self.kill(Child::Worker(lane as u16));
+        }
+        self.kill(Child::Buffer);
+    }
+}

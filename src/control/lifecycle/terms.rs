@@ -1,0 +1,97 @@
+//! What goes into the lifecycle and what comes out of it.
+
+use crate::control::role::Child;
+use crate::error::ExitCode;
+use std::time::Duration;
+
+/// What the configuration says about time and deaths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Limits {
+    pub deadline: Duration,
+    pub flush_reserve: Duration,
+    pub restart_max: u32,
+    pub restart_within: Duration,
+}
+
+/// Something has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Event {
+    /// SIGINT, SIGTERM or SIGQUIT, or SIGHUP of a terminal.
+    Signal,
+    /// The child is ready to work.
+    Ready(Child),
+    /// The child has nothing more to do and is about to exit: the list is done, or the producer
+    /// has produced all.
+    Finished(Child),
+    /// The child is about to exit because of this, and starting it again would not help.
+    Failed(Child, ExitCode),
+    /// The child could not be started.
+    NotStarted(Child),
+    /// The child has ended and has been reaped. Clean: it has exited with 0.
+    Reaped(Child, Ended),
+    /// Nothing but time has passed.
+    Time,
+}
+
+/// How a child has ended, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ended {
+    /// With exit code 0.
+    Clean,
+    /// With another exit code, or by a signal.
+    Crashed,
+}
+
+/// Something is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// Fork it.
+    Start(Child),
+    /// Tell it to stop.
+    Stop(Child),
+    /// Send SIGCONT to all children, so that a stopped one hears what it is told.
+    ContinueAll,
+    /// Kill it with all it has started.
+    Kill(Child),
+    /// Say something.
+    Say(Notice),
+    /// Nothing is left to wait for: sweep, count, exit.
+    Finish,
+}
+
+/// Something worth saying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Notice {
+    StopRequested(Reason),
+    StoppingSource,
+    StoppingWorkers(usize),
+    StoppingBuffer,
+    /// Still waiting; the deadline is so far away.
+    Waiting {
+        left: Duration,
+    },
+    /// The source did not become quiet.
+    KillingSource,
+    /// So many workers have not ended in their time.
+    KillingWorkers(usize),
+    /// The deadline, or a third signal.
+    KillingAll(usize),
+    /// A child has died; it is started again after a pause.
+    Restarting(Child, Duration),
+    /// It does not get ready.
+    StartTooSlow(Child),
+    /// Too many deaths.
+    GivingUp(Child),
+    /// These could not even be killed.
+    Abandoned(usize),
+}
+
+/// Why a stop was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    Signal,
+    /// All is done.
+    Finished,
+    /// A child failed for good, or died too often.
+    Failure,
+}
