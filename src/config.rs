@@ -103,6 +103,33 @@ pub struct Output {
     pub file: PathBuf,
     /// When what was written is forced to the disk. At stop it always is.
     pub sync: SyncPolicy,
+    /// How a record looks there.
+    pub format: Format,
+}
+
+/// How a record looks in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line. A job that has failed for good is one with `"ok": false`.
+    JsonLines,
+    /// Postcard's bytes, framed by COBS and ended by a zero byte. A job that has failed for good
+    /// leaves nothing but a line in the log.
+    Postcard,
+}
+
+impl Format {
+    /// The byte that every record ends with, and that stands nowhere else in it.
+    pub(crate) const fn terminator(self) -> u8 {
+        match self {
+            Format::JsonLines => b'\n',
+            Format::Postcard => 0,
+        }
+    }
+
+    /// Can it say that a job has failed?
+    pub(crate) const fn has_failures(self) -> bool {
+        matches!(self, Format::JsonLines)
+    }
 }
 
 /// When written bytes are forced to the disk (fdatasync).
@@ -217,6 +244,10 @@ impl Worker {
 impl Output {
     /// An output file with the default policy: forced to the disk at most once a second.
     pub fn new(file: impl Into<PathBuf>) -> Output {
-        Output { file: file.into(), sync: SyncPolicy::Every(Duration::from_secs(1)) }
+        Output {
+            file: file.into(),
+            sync: SyncPolicy::Every(Duration::from_secs(1)),
+            format: Format::JsonLines,
+        }
     }
 }

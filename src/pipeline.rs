@@ -50,10 +50,57 @@ pub mod source {
 /// Where results go.
 pub mod sink {
     use super::{Encode, JobError, PathBuf, Serialize, SyncPolicy, config};
+    use std::io::BufRead;
 
     /// A file of JSON lines: one object for each record, appended.
     pub fn json_lines(path: impl Into<PathBuf>) -> JsonLines {
         JsonLines(config::Output::new(path))
+    }
+
+    /// A file of compact records: each is postcard's bytes, framed by COBS and ended by a zero byte.
+    /// [`read_postcard`] reads it back. The format is not self-describing: whoever reads must know
+    /// the type, and a type with `#[serde(flatten)]` or `untagged` can't be read.
+    ///
+    /// A job that has failed for good leaves no record in it, only a line in the log.
+    pub fn postcard(path: impl Into<PathBuf>) -> Postcard {
+        Postcard(config::Output { format: config::Format::Postcard, ..config::Output::new(path) })
+    }
+
+    /// See [`postcard`].
+    #[derive(Debug, Clone)]
+    pub struct Postcard(pub(super) config::Output);
+
+    impl Postcard {
+        /// When what was written is forced to the disk; by default at most once a second. At stop
+        /// it always is.
+        #[must_use]
+        pub fn sync(mut self, policy: SyncPolicy) -> Postcard {
+            self.0.sync = policy;
+            self
+        }
+    }
+
+    /// Reads the records of a file that [`postcard`] has written, one after the other.
+    ///
+    /// # Errors
+    /// What the system says of the file; `InvalidData` for a record that is none of this type.
+    pub fn read_postcard<T: serde::de::DeserializeOwned>(
+        file: impl std::io::Read,
+    ) -> impl Iterator<Item = std::io::Result<T>> {
+        let mut input = std::io::BufReader::new(file);
+        let mut record = Vec::new();
+        std::iter::from_fn(move || {
+            record.clear();
+            match input.read_until(0, &mut record) {
+                Ok(0) => None,
+                Ok(_) => {
+                    Some(postcard::from_bytes_cobs(&mut record).map_err(|error| {
+                        std::io::Error::new(std::io::ErrorKind::InvalidData, error)
+                    }))
+                }
+                Err(error) => Some(Err(error)),
+            }
+        })
     }
 
     /// See [`json_lines`].
@@ -90,6 +137,21 @@ pub mod sink {
     impl private::Sealed for JsonLines {
         fn output(self) -> config::Output {
             self.0
+        }
+    }
+
+    impl private::Sealed for Postcard {
+        fn output(self) -> config::Output {
+            self.0
+        }
+    }
+
+    impl<T: Serialize> Takes<T> for Postcard {
+        fn encoder(&self) -> Encode<T> {
+            |record, bytes| {
+                bytes.extend_from_slice(&postcard::to_stdvec_cobs(record)?);
+                Ok(())
+            }
         }
     }
 

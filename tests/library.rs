@@ -222,3 +222,18 @@ fn many_producers_that_finish_at_once_are_each_run_once() {
         assert!(!ended.stderr.contains("again in"), "{}", ended.describe());
     }
 }
+
+#[test]
+fn typed_records_are_read_back_as_their_type_and_a_failure_is_said_in_the_log() {
+    let place = pipelines();
+    let jobs = place.jobs(50);
+    let ended = run(&place, &["typed"]);
+    ended.assert_exit(3);
+    let mut lines: Vec<&str> = ended.stdout.lines().collect();
+    lines.sort_unstable();
+    let expected = (1..).zip(&jobs).filter(|(seq, _)| *seq != 7);
+    let mut expected: Vec<String> = expected.map(|(seq, job)| format!("{seq} {job}")).collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+    assert!(ended.stderr.contains("job 7 has failed (attempt 1): seven"), "{}", ended.describe());
+}

@@ -281,6 +281,7 @@ impl Launch {
             attempts: kind.settings.attempts.into(),
             retry_delay: kind.settings.retry_delay,
             blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
+            failures: self.config.output.format.has_failures(),
             rounds: self.config.jobs.as_ref().is_some_and(|list| list.every.is_some()),
         };
         let spool = Arc::clone(&self.spool);

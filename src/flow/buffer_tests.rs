@@ -35,7 +35,7 @@ impl Bench {
     /// descriptor, and with it the lock, until it is executed.
     fn sink(&self) -> FileSink {
         loop {
-            match FileSink::open(&self.path()) {
+            match FileSink::open(&self.path(), b'\n') {
                 Ok(sink) => return sink,
                 Err(Error::Held(_)) => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),

@@ -1,5 +1,7 @@
 //! A job, as a worker function sees it, and what is recorded when it fails for good.
 
+use super::queue::frame::Kind;
+use super::queue::lane::Staged;
 use serde::Serialize;
 use std::str::Utf8Error;
 
@@ -120,10 +122,18 @@ impl<'a> Failure<'a> {
         }
     }
 
-    /// Appends it as a line of JSON.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        serde_json::to_writer(&mut *out, self)?;
-        out.push(b'\n');
-        Ok(())
+    /// Stages it as a line of JSON, if the output can hold one; otherwise the log says it.
+    pub(crate) fn stage(&self, recorded: bool, staged: &mut Staged) {
+        if !recorded {
+            log::warn!("job {} has failed (attempt {}): {}", self.seq, self.attempt, self.error);
+            return;
+        }
+        let encoded = staged.push(Kind::Result, |out| {
+            serde_json::to_writer(&mut *out, self)?;
+            out.push(b'\n');
+            Ok::<(), serde_json::Error>(())
+        });
+        // Writing JSON into memory fails for no text.
+        debug_assert!(encoded.is_ok());
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn prepare(
     if let Some(spool) = &existing {
         check_kept(spool, fingerprint, geometry, config)?;
     }
-    let sink = FileSink::open(&config.output.file)?;
+    let sink = FileSink::open(&config.output.file, config.output.format.terminator())?;
     let spool = match existing {
         Some(spool) if !spool.is_closed() && spool.is_of(fingerprint, geometry) => spool,
         other => {
@@ -143,7 +143,8 @@ fn fingerprint(config: &Config) -> u64 {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         path.as_os_str().as_bytes().to_vec()
     };
-    let mut parts: Vec<Vec<u8>> = vec![absolute(&config.output.file)];
+    let mut parts: Vec<Vec<u8>> =
+        vec![absolute(&config.output.file), vec![config.output.format.terminator()]];
     match config.jobs.as_ref().map(|list| &list.lines) {
         None => parts.push(b"no list".to_vec()),
         Some(Lines::Stdin) => parts.push(b"standard input".to_vec()),

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ["burst", count, processes] => burst(count, processes),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),
+        ["typed"] => typed(),
         ["narrow"] => narrow(),
         ["late-flush"] => late_flush(),
         ["crashing-producer"] => crashing_producer(),
@@ -164,6 +165,29 @@ fn poison(how: String) -> ExitCode {
         .sink(sink::json_lines("out.jsonl"))
         .run()
         .into()
+}
+
+/// Records as postcard's bytes, read back as their type; one job fails.
+fn typed() -> ExitCode {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Typed(u64, Option<String>, Vec<u8>);
+    let outcome = Pipeline::new("typed")
+        .jobs(source::lines("jobs.txt"))
+        .worker("typed", |job: &Job, out: &mut Emitter<Typed>| {
+            if job.seq() == 7 {
+                return Err(JobError::new("seven"));
+            }
+            out.emit(&Typed(job.seq(), Some(job.as_str()?.into()), vec![0; 3]))
+        })
+        .sink(sink::postcard("out.bin"))
+        .run();
+    let file = std::fs::File::open("out.bin").expect("the output");
+    for record in sink::read_postcard::<Typed>(file) {
+        let Typed(seq, text, zeroes) = record.expect("a whole record");
+        assert_eq!(zeroes, [0; 3]);
+        println!("{seq} {}", text.expect("a text"));
+    }
+    outcome.into()
 }
 
 /// Records of the length that each job says, through the smallest lane.

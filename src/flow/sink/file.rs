@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct FileSink {
     path: PathBuf,
+    /// The byte that every record ends with.
+    terminator: u8,
     file: File,
     /// A regular file has positions; a pipe or a terminal has none.
     regular: bool,
@@ -29,7 +31,7 @@ impl FileSink {
     ///
     /// # Errors
     /// [`Error::Held`] if another pipeline writes it; [`Error::File`] if it can't be written.
-    pub(crate) fn open(path: &Path) -> Result<FileSink, Error> {
+    pub(crate) fn open(path: &Path, terminator: u8) -> Result<FileSink, Error> {
         let fail = |error: io::Error| Error::file(path, "can't open the output", error);
         let existing = std::fs::metadata(path).ok();
         if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
@@ -65,7 +67,7 @@ impl FileSink {
         let metadata = file.metadata().map_err(fail)?;
         let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
         let at = Position { device, inode, len, synced: 0 };
-        Ok(FileSink { path: path.to_path_buf(), file, regular, at })
+        Ok(FileSink { path: path.to_path_buf(), terminator, file, regular, at })
     }
 
     /// The descriptor, so that processes which don't write the output can let go of it.
@@ -122,7 +124,13 @@ impl FileSink {
             path.display()
         );
         let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
-        let moved = FileSink { path: path.clone(), file, regular: true, at: committed };
+        let moved = FileSink {
+            path: path.clone(),
+            terminator: self.terminator,
+            file,
+            regular: true,
+            at: committed,
+        };
         let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
         if done == 0 {
             return Ok(0);
@@ -199,10 +207,11 @@ impl FileSink {
             Some(at) => self.file.read_at(&mut last, at),
             None => Ok(0),
         };
-        if read.map_err(|error| self.fail("can't read the output", error))? == 1 && last[0] != b'\n'
+        if read.map_err(|error| self.fail("can't read the output", error))? == 1
+            && last[0] != self.terminator
         {
-            log::warn!("{}: did not end with a newline; added one", self.path.display());
-            let ended = self.write(b"\n");
+            log::warn!("{}: did not end with a whole record; ended it", self.path.display());
+            let ended = self.write(&[self.terminator]);
             ended.map_err(|error| self.fail("can't write the output", error))?;
         }
         Ok(())
@@ -269,7 +278,7 @@ impl Sink for FileSink {
             self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
         if metadata.nlink() == 0 {
             log::warn!("{}: was removed; going on in a new file", self.path.display());
-            *self = FileSink::open(&self.path)?;
+            *self = FileSink::open(&self.path, self.terminator)?;
         } else if metadata.len() != self.at.len {
             log::warn!(
                 "{}: somebody else has changed its length from {} to {} bytes; going on at its end",
@@ -326,7 +335,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temp dir");
         let path = directory.path().join("out");
         std::fs::write(&path, content).expect("write");
-        let sink = FileSink::open(&path).expect("open");
+        let sink = FileSink::open(&path, b'\n').expect("open");
         (directory, sink)
     }
 
@@ -360,7 +369,7 @@ mod tests {
         std::fs::write(&path, "").expect("a new output");
         sink = loop {
             // See the test of the lock.
-            if let Ok(sink) = FileSink::open(&path) {
+            if let Ok(sink) = FileSink::open(&path, b'\n') {
                 break sink;
             }
         };
@@ -390,7 +399,7 @@ mod tests {
     #[test]
     fn an_output_that_another_pipeline_writes_is_refused() {
         let (directory, _sink) = sink(b"");
-        let second = FileSink::open(&directory.path().join("out"));
+        let second = FileSink::open(&directory.path().join("out"), b'\n');
         assert!(matches!(second, Err(Error::Held(_))));
     }
 }

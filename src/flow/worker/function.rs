@@ -3,7 +3,6 @@
 use super::{Attempt, Produce, Verdict, Work};
 use crate::flow::emitter::{Emitter, Encode, Publish};
 use crate::flow::job::{Failure, Job, JobError};
-use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::Staged;
 use crate::stop::Stop;
 use std::any::Any;
@@ -30,10 +29,7 @@ where
         // A job's results are all or nothing.
         staged.clear();
         let failure = Failure::of(&attempt.job, attempt.round, attempt.worker, &error);
-        let encoded = staged.push(Kind::Result, |bytes| failure.encode(bytes));
-        // Writing JSON into memory fails for no text.
-        debug_assert!(encoded.is_ok());
-        log::debug!("job {} failed: {error}", attempt.job.seq);
+        failure.stage(attempt.failures, staged);
         Verdict::Failed { retry: true }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Attempt<'a> {
     pub job: Job<'a>,
     /// The round, if results say it.
     pub round: Option<u64>,
+    /// The output can say that a job has failed.
+    pub failures: bool,
     /// Name of the worker process, as results say it.
     pub worker: &'a str,
     /// Bytes of the longest record.
@@ -76,6 +78,8 @@ pub(crate) struct Settings {
     pub retry_delay: Duration,
     /// How the process before this one ended, if its jobs may have been the cause.
     pub blamed: Option<u64>,
+    /// The output can say that a job has failed.
+    pub failures: bool,
     /// Results say in which round they came to be.
     pub rounds: bool,
 }
@@ -304,6 +308,7 @@ impl JobThread<'_> {
         let attempt = Attempt {
             job: view,
             round: self.settings.rounds.then_some(job.round),
+            failures: self.settings.failures,
             worker: &self.settings.name,
             record_max: self.record_max,
             note_command: &|group, start| self.jobs.note_command(job, group, start),
@@ -333,9 +338,7 @@ impl JobThread<'_> {
     fn stage_failure(&mut self, job: &Job<'_>, why: &str) {
         let round = self.settings.rounds.then_some(job.round);
         let failure = Failure::of(job, round, &self.settings.name, why);
-        let staged = self.staged.push(Kind::Result, |bytes| failure.encode(bytes));
-        // Writing JSON into memory fails for no text.
-        debug_assert!(staged.is_ok());
+        failure.stage(self.settings.failures, &mut self.staged);
     }
 
     fn explain(&self, reason: Reason) -> String {
