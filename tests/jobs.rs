@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::process::Stdio;
 use support::verdict::goes_on_to_the_end;
-use support::{Balance, Ended, Place, Results, Signal};
+use support::{Balance, Ended, Place, Results, Signal, needs};
 
 const ONE: [&str; 6] = ["--jobs", "jobs.txt", "-P", "1", "-j", "1"];
 
@@ -431,4 +431,32 @@ fn a_stop_under_full_load_loses_nothing() {
     ended.assert_exit(5);
     Balance::of(&ended.log()).assert_even();
     assert_eq!(place.results().by_job().len(), place.started().len());
+}
+
+#[test]
+fn the_output_is_synced_as_the_policy_says_and_always_at_stop() {
+    if !needs("the_output_is_synced_as_the_policy_says_and_always_at_stop", &["strace"]) {
+        return;
+    }
+    let syncs = |policy: &str| {
+        let place = Place::new();
+        let jobs = place.jobs(40);
+        place.work_script("");
+        place.config("[buffer]\nflush_records = 10\nflush_after = \"1h\"\n");
+        let config = place.read("pings.toml");
+        let synced = config.replace("[output]\n", &format!("[output]\nsync = \"{policy}\"\n"));
+        place.write("pings.toml", synced);
+        let trace = place.private("trace");
+        let strace =
+            ["strace", "-f", "-e", "trace=fdatasync", "-o", trace.to_str().expect("UTF-8")];
+        place.command(&["run", "pings.toml"]).under(&strace).finish().assert_exit(0);
+        place.results().assert_exactly_once(&jobs);
+        let text = std::fs::read_to_string(&trace).expect("the trace");
+        text.matches("fdatasync(").count()
+    };
+    // Output and spool, at stop.
+    assert_eq!(syncs("never"), 2);
+    assert_eq!(syncs("1h"), 2);
+    let always = syncs("always");
+    assert!(always >= 2 + 2, "and at each flush: {always}");
 }

@@ -170,3 +170,32 @@ fn a_command_that_kills_its_worker_fails_alone_after_three_deaths() {
     ended.assert_exit(3);
     assert_only_the_poison_has_failed(&place, &jobs, "job-7", "SIGKILL");
 }
+
+#[test]
+fn another_number_of_workers_or_jobs_goes_on_with_what_is_kept() {
+    let place = Place::new();
+    let jobs = place.jobs(300);
+    place.work_script("sleep 0.002");
+    let shapes = [
+        ["-P", "2", "-j", "2"],
+        ["-P", "5", "-j", "1"],
+        ["-P", "1", "-j", "3"],
+        ["-P", "3", "-j", "2"],
+    ];
+    let mut seed = Seed::new();
+    for shape in shapes {
+        let run = place.run_work(&shape).start();
+        let before = place.started().len();
+        run.until_started((before + 20).min(jobs.len()));
+        // In order, or by force: with records in the lanes that no buffer has written.
+        match seed.below(2) {
+            0 => run.signal(Signal::TERM),
+            _ => run.of_program().iter().filter_map(Process::handle).for_each(|handle| {
+                handle.send(Signal::KILL);
+            }),
+        }
+        run.wait();
+    }
+    place.run_work(&["-P", "4", "-j", "4"]).start().wait().assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+}

@@ -65,12 +65,31 @@ fn a_declaration_that_makes_no_sense_is_refused_before_anything_is_touched() {
     assert!(place.files().is_empty(), "nothing was touched: {:?}", place.files());
 }
 
+/// Memory of its own that no process may exceed, however long the list is. What is mapped of the
+/// spool is shared, and bounded by its size.
+const PRIVATE_KIB_MAX: u64 = 16 << 10;
+
+/// Memory of a process that is its own.
+fn private_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.unwrap_or(0)
+}
+
 #[test]
-fn a_hundred_thousand_jobs_through_a_function_each_have_one_result() {
+fn a_hundred_thousand_jobs_through_a_function_each_have_one_result_in_flat_memory() {
     let place = pipelines();
     let jobs = place.jobs(100_000);
-    let ended = run(&place, &["noop", "4"]);
-    ended.assert_exit(0);
+    let running = place.command(&["noop", "4"]).start();
+    let mut most = 0;
+    while !running.has_ended() {
+        most =
+            most.max(running.of_program().iter().map(|it| private_kib(it.pid)).max().unwrap_or(0));
+    }
+    running.wait().assert_exit(0);
+    assert!(most > 0, "no process was looked at");
+    assert!(most < PRIVATE_KIB_MAX, "a process has grown to {most} KiB");
     let mut by_number = BTreeMap::new();
     for record in records(&place) {
         let number = record["number"].as_u64().expect("a number");

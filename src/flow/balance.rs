@@ -108,7 +108,8 @@ pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> 
         jobs_done: books.totals.jobs_done - opening.totals.jobs_done,
         jobs_failed: books.totals.jobs_failed - opening.totals.jobs_failed,
         jobs_left: pending + position.left.unwrap_or(0),
-        jobs_left_exact: position.left.is_some() || position.at_end,
+        // Round 0: there is no list, or nothing of it was handed out.
+        jobs_left_exact: position.left.is_some() || position.at_end || position.round == 0,
         complete: position.at_end && pending == 0,
     })
 }

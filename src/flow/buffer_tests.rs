@@ -23,7 +23,7 @@ impl Bench {
         let directory = tempfile::tempdir().expect("temp dir");
         let geometry = Geometry { lanes, lane_bytes: 4096, slots: 1, job_bytes: 64 };
         let path = directory.path().join("spool");
-        let spool = Spool::create(&path, geometry, 7, None).expect("spool");
+        let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
         Bench { directory, spool }
     }
 

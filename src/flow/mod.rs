@@ -1,7 +1,7 @@
 //! The flow of data, in the order in which it travels: a [`source`] hands out [`job`]s, a
 //! [`worker`] turns them into records by an [`emitter`], the [`queue`] carries the records, the
-//! [`buffer`] collects them, a [`sink`] writes them. [`prepare`] comes before, [`balance`] counts at
-//! both ends.
+//! [`buffer`] collects them, a [`sink`] writes them. [`prepare`] comes before ([`rebuild`]
+//! if sizes have changed), [`balance`] counts at both ends.
 //!
 //! Nothing here knows of processes, signals or deadlines: all it hears of control is
 //! [`crate::stop`].
@@ -12,6 +12,7 @@ pub(crate) mod emitter;
 pub(crate) mod job;
 pub(crate) mod prepare;
 pub(crate) mod queue;
+pub(crate) mod rebuild;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod worker;

@@ -1,12 +1,14 @@
 //! Before anything is started: the output is opened and locked, the spool opened or built, and
 //! what an earlier run has kept in it is looked at.
 
+use super::buffer::Policy;
 use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
+use super::rebuild::rebuild;
 use super::sink::file::FileSink;
 use super::source::lines;
 use crate::config::{Config, Lines, Run};
@@ -38,23 +40,28 @@ pub(crate) fn prepare(
     let geometry = geometry(config)?;
     let fingerprint = fingerprint(config);
     let existing = Spool::open(&path)?;
+    let mut keeps = false;
     if let Some(spool) = &existing {
-        check_kept(spool, fingerprint, geometry, config)?;
+        check_kept(spool, fingerprint, config)?;
+        keeps = !spool.is_closed() && spool.has_fingerprint(fingerprint);
     }
-    let sink = FileSink::open(&config.output.file, config.output.format.terminator())?;
+    let mut sink = FileSink::open(&config.output.file, config.output.format.terminator())?;
+    if let Some(spool) = existing.as_ref().filter(|_| keeps) {
+        end_leftovers(spool);
+        settle_all(spool, end);
+    }
     let spool = match existing {
-        Some(spool) if !spool.is_closed() && spool.is_of(fingerprint, geometry) => spool,
+        Some(spool) if keeps && spool.layout.geometry == geometry => spool,
+        Some(spool) if keeps => {
+            let policy = Policy { flush: config.buffer, sync: config.output.sync };
+            rebuild(&spool, &path, geometry, fingerprint, (&mut sink, policy))?
+        }
         other => {
             let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
-            let spool = Spool::create(&path, geometry, fingerprint, other)?;
             let begin = ListPosition { round, complete: true, ..ListPosition::default() };
-            // Nothing reads a position before the source is started.
-            begin.store(&spool, 1);
-            spool
+            Spool::create(&path, geometry, fingerprint, other.as_ref(), |new| begin.store(new, 1))?
         }
     };
-    end_leftovers(&spool);
-    settle_all(&spool, end);
     if config.fresh {
         forget(&spool);
     }
@@ -199,14 +206,9 @@ impl Kept {
 }
 
 /// Yesterday's jobs must never go through today's command.
-fn check_kept(
-    spool: &Spool,
-    fingerprint: u64,
-    geometry: Geometry,
-    config: &Config,
-) -> Result<(), Error> {
+fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Error> {
     let kept = Kept::of(spool);
-    if kept.is_nothing() || spool.is_of(fingerprint, geometry) {
+    if kept.is_nothing() || spool.has_fingerprint(fingerprint) {
         return Ok(());
     }
     let only_jobs = !kept.records;
@@ -221,13 +223,8 @@ fn check_kept(
         None => format!("{} jobs in hand or waiting", kept.jobs),
     };
     let records = if kept.records { ", and records that are not written yet" } else { "" };
-    let why = if spool.has_fingerprint(fingerprint) {
-        "with another number of workers, or other sizes of the spool: start it as before and let \
-         it finish"
-    } else {
-        "of another pipeline (other jobs, another command or another output): run that one again \
-         to finish it"
-    };
+    let why = "of another pipeline (other jobs, another command or another output): run that one \
+               again to finish it";
     let fresh = if only_jobs { ", begin anew with --fresh to forget it" } else { "" };
     Err(Error::Config(format!(
         "{}: this spool holds pending work ({what}{records}) {why}{fresh}, or name another spool \

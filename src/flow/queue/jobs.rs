@@ -194,11 +194,22 @@ impl Jobs<'_> {
 
     /// Slots that hold a job which is not done.
     pub(crate) fn pending(&self) -> usize {
-        let pending = |index| {
-            let (state, done) = self.look(index);
-            state.phase() != Phase::Free && !done
-        };
-        (0..self.len()).filter(|index| pending(*index)).count()
+        (0..self.len()).filter(|index| self.is_pending(*index)).count()
+    }
+
+    /// Does the slot hold a job that is not done?
+    pub(crate) fn is_pending(&self, index: usize) -> bool {
+        let (state, done) = self.look(index);
+        state.phase() != Phase::Free && !done
+    }
+
+    /// The slot's text.
+    pub(crate) fn text(&self, index: usize) -> Vec<u8> {
+        let len = self.slot(index).len.load(Ordering::Relaxed);
+        let len = len.min(self.0.layout.geometry.job_bytes.into());
+        let mut text = Vec::new();
+        self.0.mapping.append_to(self.payload(index), len as usize, &mut text);
+        text
     }
 
     fn payload(&self, index: usize) -> usize {
@@ -235,6 +246,32 @@ impl Jobs<'_> {
             word.store(value, Ordering::Relaxed);
         }
         slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
+    }
+
+    /// Copies a job that is not done from another spool into a free slot, with its history.
+    pub(crate) fn adopt(&self, index: usize, from: &Jobs<'_>, old: usize) {
+        let (text, slot) = (from.text(old), from.slot(old));
+        let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        self.fill(
+            index,
+            &NewJob {
+                text: &text,
+                seq: word(&slot.seq),
+                round: word(&slot.round),
+                offset: word(&slot.offset),
+                prefix: word(&slot.prefix),
+                reason: Reason::from_word(word(&slot.reason)),
+            },
+        );
+        let new = self.slot(index);
+        for (to, from) in [
+            (&new.attempts, &slot.attempts),
+            (&new.deaths, &slot.deaths),
+            (&new.put_back, &slot.put_back),
+            (&new.suspect, &slot.suspect),
+        ] {
+            to.store(word(from), Ordering::Relaxed);
+        }
     }
 
     /// Wakes as many idle threads as there are new jobs.

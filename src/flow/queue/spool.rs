@@ -55,8 +55,8 @@ const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 const BTRFS: u64 = 0x9123_683e;
 
 impl Spool {
-    /// Creates a spool at `path`. An existing one is replaced only if the caller holds it, which
-    /// it shows by passing it.
+    /// Creates a spool at `path`, with what `fill` puts into it before anybody can see it. An
+    /// existing one is replaced only if the caller holds it, which it shows by passing it.
     ///
     /// # Errors
     /// [`Error::Held`] if another daemon was faster; [`Error::File`] if there is no room, no
@@ -65,7 +65,8 @@ impl Spool {
         path: &Path,
         geometry: Geometry,
         fingerprint: u64,
-        replaces: Option<Spool>,
+        replaces: Option<&Spool>,
+        fill: impl FnOnce(&Spool),
     ) -> Result<Spool, Error> {
         let layout = Layout::of(geometry);
         let temporary = sibling(path, &format!(".new-{}", std::process::id()));
@@ -76,7 +77,7 @@ impl Spool {
             }
             _ => {}
         }
-        let built = build(&temporary, layout, fingerprint).and_then(|spool| {
+        let built = build(&temporary, layout, fingerprint, fill).and_then(|spool| {
             publish(&temporary, path, replaces.is_some())?;
             Ok(spool)
         });
@@ -161,11 +162,6 @@ impl Spool {
     /// Was it built for this pipeline?
     pub(crate) fn has_fingerprint(&self, fingerprint: u64) -> bool {
         self.header().fingerprint.load(Ordering::Relaxed) == fingerprint
-    }
-
-    /// Was it built for this pipeline, in this size?
-    pub(crate) fn is_of(&self, fingerprint: u64, geometry: Geometry) -> bool {
-        self.has_fingerprint(fingerprint) && self.layout.geometry == geometry
     }
 
     /// Notes how the run has ended. If nothing is left in it, the room is given back; nothing may
@@ -332,7 +328,12 @@ fn checksum(header: &Header) -> u64 {
 }
 
 /// Creates, locks and fills the file under its temporary name.
-fn build(temporary: &Path, layout: Layout, fingerprint: u64) -> Result<Spool, Error> {
+fn build(
+    temporary: &Path,
+    layout: Layout,
+    fingerprint: u64,
+    fill: impl FnOnce(&Spool),
+) -> Result<Spool, Error> {
     let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
@@ -347,6 +348,7 @@ fn build(temporary: &Path, layout: Layout, fingerprint: u64) -> Result<Spool, Er
     let mapping = Mapping::of_file(&file, layout.total)
         .map_err(|error| fail("can't map the spool", error))?;
     let spool = Spool { mapping, layout, file, path: temporary.to_path_buf(), closed: false };
+    fill(&spool);
     write_header(&spool, fingerprint);
     // The name appears only after the content: what a crash leaves is the old spool or this one.
     spool.file.sync_all().map_err(|error| fail("can't write the spool", error))?;

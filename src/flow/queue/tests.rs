@@ -27,7 +27,8 @@ const NEW: Claimer = Claimer { lane: 0, incarnation: 2 };
 fn spool(lanes: u32, slots: u32) -> (tempfile::TempDir, Spool) {
     let directory = tempfile::tempdir().expect("temp dir");
     let geometry = Geometry { lanes, lane_bytes: 4096, slots, job_bytes: 64 };
-    let spool = Spool::create(&directory.path().join("spool"), geometry, 7, None).expect("spool");
+    let spool =
+        Spool::create(&directory.path().join("spool"), geometry, 7, None, |_| {}).expect("spool");
     (directory, spool)
 }
 
