@@ -14,8 +14,9 @@ use crate::flow::worker::{Produce, Work};
 use crate::stop::Stop;
 use crate::sys;
 use serde::Serialize;
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 /// Where jobs come from.
@@ -403,7 +404,8 @@ impl From<Outcome> for std::process::ExitCode {
         match outcome.result {
             Ok(report) => report.exit_code().code().into(),
             Err(error) => {
-                eprintln!("procsig: error: {error}");
+                // A closed standard error is no reason for another exit code.
+                let _said = writeln!(std::io::stderr(), "procsig: error: {error}");
                 error.exit_code().code().into()
             }
         }
@@ -460,6 +462,10 @@ pub(crate) fn run_config(config: Config) -> Result<Report, Error> {
     run(config, kinds)
 }
 
+/// Longer times could not be added to the clock.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+const LANE_MAX: u64 = 1 << 30;
+
 /// What the configuration file's own checks say of a file, for what was declared in code.
 fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
     let mut mistakes = Vec::new();
@@ -485,6 +491,12 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
     if config.shutdown.flush_reserve >= config.shutdown.deadline {
         mistakes.push("the reserve for the flush must be shorter than the deadline".into());
     }
+    if config.shutdown.deadline > DURATION_MAX || config.restart.within > DURATION_MAX {
+        mistakes.push("a deadline and a window for restarts are 100 years long at most".into());
+    }
+    if config.spool.lane.is_some_and(|bytes| bytes > LANE_MAX) {
+        mistakes.push("a lane is 1 GiB large at most".into());
+    }
     if config.buffer.flush_records == 0 || config.buffer.flush_bytes == 0 {
         mistakes.push("the buffer flushes at 1 record and 1 byte at least".into());
     }
@@ -495,25 +507,48 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
 static INBOX: Mutex<Option<Inbox>> = Mutex::new(None);
 
 fn run(config: Config, kinds: Vec<Kind>) -> Result<Report, Error> {
-    sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
-    let mut inbox = INBOX.lock().unwrap_or_else(PoisonError::into_inner);
-    let parked = if inbox.is_some() { signal::THREADS } else { 0 };
     let threads = sys::proc_fs::thread_count();
+    // Held by another run: that of the process which has forked this one.
+    let Some(mut inbox) = try_lock(&INBOX) else { return Err(Error::Threaded { threads }) };
+    let parked = if inbox.is_some() { signal::THREADS } else { 0 };
     if threads != 1 + parked {
-        return Err(Error::Threaded { threads: threads - parked });
+        return Err(Error::Threaded { threads: threads.saturating_sub(parked) });
     }
-    sys::signal::exit_on_bus_error().map_err(Error::system("can't handle SIGBUS"))?;
-    sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
-    crate::log::set_role("supervisor");
-    let launch = Launch::prepare(config, kinds, spool::random())?;
-    let inbox = match &mut *inbox {
-        Some(inbox) => inbox,
-        none => none.insert(Inbox::open(signal::install()?)?),
-    };
+    let mask = sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
+    let prepared = prepare(config, kinds).and_then(|launch| {
+        let inbox = match &mut *inbox {
+            Some(inbox) => inbox,
+            none => none.insert(Inbox::open(signal::install()?)?),
+        };
+        Ok((launch, inbox))
+    });
+    let (launch, inbox) = prepared.inspect_err(|_| {
+        // Nothing was started: the caller is as it was.
+        let _restored = sys::signal::set_mask(&mask);
+    })?;
     let descriptors = sys::process::raise_descriptor_limit();
     let verdict = supervisor::run(&launch, inbox, descriptors);
     sys::process::restore_descriptor_limit(descriptors);
     conclude(&launch, verdict?)
+}
+
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// All that comes before the first fork and can be refused.
+fn prepare(config: Config, kinds: Vec<Kind>) -> Result<Launch, Error> {
+    sys::signal::exit_on_bus_error().map_err(Error::system("can't handle SIGBUS"))?;
+    // A file that may not grow is an error to be told of, not a death.
+    sys::signal::dispose(nix::sys::signal::Signal::SIGXFSZ, true)
+        .map_err(Error::system("can't ignore SIGXFSZ"))?;
+    sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
+    crate::log::set_role("supervisor");
+    Launch::prepare(config, kinds, spool::random())
 }
 
 /// Counts, says how it went, and with which exit code.
@@ -521,7 +556,7 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     let in_order = verdict.failure.is_none() && !verdict.killed;
     let balance = launch.close(in_order)?;
     let mut exit = ExitCode::Success;
-    if launch.is_finite() && balance.jobs_failed > 0 {
+    if launch.is_finite() && balance.jobs_failed_of_list > 0 {
         exit = exit.worst(ExitCode::JobsFailed);
     }
     if launch.is_finite() && !balance.complete {

@@ -173,8 +173,19 @@ fn a_record_of_the_largest_size_is_whole_and_a_larger_one_fails_its_job_alone() 
 #[test]
 fn the_threshold_of_records_counts_over_all_lanes() {
     let place = pipelines();
-    let running = place.command(&["late-flush"]).start();
+    let running = place.command(&["late-flush", "records"]).start();
     running.until_written(10);
+    running.signal(Signal::TERM);
+    running.wait().assert_exit(0);
+    assert_eq!(records(&place).len(), 10);
+}
+
+#[test]
+fn the_threshold_of_bytes_is_a_reason_to_flush() {
+    let place = pipelines();
+    let running = place.command(&["late-flush", "bytes"]).start();
+    // Of some 60 bytes each in the lanes; the rest is written at stop.
+    running.until_written(2);
     running.signal(Signal::TERM);
     running.wait().assert_exit(0);
     assert_eq!(records(&place).len(), 10);

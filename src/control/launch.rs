@@ -21,7 +21,7 @@ use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::{self, Produce, Settings, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
-use crate::sys::spawn::RUN_VARIABLE;
+use crate::sys::spawn::{RUN_VARIABLE, run_marker};
 use crate::sys::{clock, proc_fs, process};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -367,4 +367,9 @@ fn outlive_workers(spool: &Spool) {
     let (deadline, reserve) = orphans::deadlines(spool);
     let kill_at = clock::now().saturating_add(deadline.saturating_sub(reserve));
     orphans::outlast(spool, processes::worker(0)..spool.processes(), kill_at);
+    // What jobs have left behind has no other parent any more. Our own processes were not executed
+    // with the marker in their environment.
+    let run_id = spool.run().run_id.load(Ordering::Relaxed);
+    let marker = run_marker(&format!("{run_id:016x}"));
+    proc_fs::kill_marked(&[&marker], kill_at);
 }

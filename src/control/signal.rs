@@ -117,7 +117,7 @@ pub(crate) fn install() -> Result<Installed, Error> {
     }
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(move || wait_for_signals(&sender, &started))
+        .spawn(move || wait_for_signals(&sender, &started, hangup_ignored))
         .map_err(fail())?;
     // A thread that is still being started holds locks of the standard library, which a child
     // forked now would wait for in vain. Ours says when it is there; that of ctrlc, which knows
@@ -133,8 +133,12 @@ pub(crate) fn install() -> Result<Installed, Error> {
     Ok(Installed { events, descriptors })
 }
 
-fn wait_for_signals(sender: &IpcSender<Asked>, started: &mpsc::Sender<()>) {
-    let waited = set_of(&[Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGCHLD]);
+fn wait_for_signals(sender: &IpcSender<Asked>, started: &mpsc::Sender<()>, hangup_ignored: bool) {
+    let mut waited = set_of(&[Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGCHLD]);
+    if !hangup_ignored {
+        // A blocked signal is fetched even if it is to be ignored.
+        waited.add(Signal::SIGHUP);
+    }
     // If that fails, only this thread's mask is as it was: signals then stay pending, and the
     // process can still be killed.
     let _open = unblock(&[Signal::SIGINT, Signal::SIGTERM]);

@@ -214,8 +214,10 @@ impl Supervisor<'_> {
         while let Some(pid) = process::peek_ended() {
             if self.strangers.contains(&pid.as_raw()) {
                 // Somebody else's to reap, and it hides the others.
-                let ours: Vec<Pid> = self.by_pid.keys().copied().collect();
-                events.extend(ours.into_iter().filter_map(|pid| self.reap_one(pid)));
+                let mut children = proc_fs::children(self.main.as_raw());
+                children.retain(|pid| !self.strangers.contains(pid));
+                let children = children.into_iter().map(Pid::from_raw);
+                events.extend(children.filter_map(|pid| self.reap_one(pid)));
                 break;
             }
             events.extend(self.reap_one(pid));
@@ -237,7 +239,8 @@ impl Supervisor<'_> {
             log::warn!("{last_words}");
             self.last_words.get_or_insert(last_words);
         }
-        if matches!(child, Child::Worker(_)) && !clean {
+        // During a stop all of it is swept at the end.
+        if matches!(child, Child::Worker(_)) && (!clean || self.stop_began.is_none()) {
             self.end_session(pid);
         }
         Some(Event::Reaped(child, if clean { Ended::Clean } else { Ended::Crashed }))

@@ -40,6 +40,8 @@ pub struct Balance {
     pub jobs_done: u64,
     /// Jobs that have failed for good.
     pub jobs_failed: u64,
+    /// Jobs that have failed for good since the list was begun, which may be runs ago.
+    pub jobs_failed_of_list: u64,
     /// Jobs of the list that are neither: to be done by the next start.
     pub jobs_left: u64,
     /// False if the rest of the list could not be counted, and `jobs_left` are those handed out.
@@ -107,6 +109,7 @@ pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> 
         kept: kept(&in_lanes, &books.lanes),
         jobs_done: books.totals.jobs_done - opening.totals.jobs_done,
         jobs_failed: books.totals.jobs_failed - opening.totals.jobs_failed,
+        jobs_failed_of_list: books.totals.jobs_failed.saturating_sub(position.failed_before),
         jobs_left: pending + position.left.unwrap_or(0),
         // Round 0: there is no list, or nothing of it was handed out.
         jobs_left_exact: position.left.is_some() || position.at_end || position.round == 0,

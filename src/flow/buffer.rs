@@ -61,8 +61,9 @@ pub(crate) fn run(
         synced: clock::now(),
         dirty: true,
     };
-    buffer.recover()?;
+    // Before what may wait for room on a full disk: that is no reason to be killed for.
     ready();
+    buffer.recover()?;
     buffer.collect()?;
     buffer.sink.look()?;
     buffer.sync()?;

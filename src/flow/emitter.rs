@@ -62,6 +62,14 @@ impl<'a, T> Emitter<'a, T> {
         match &mut self.to {
             To::Job { staged, record_max } => {
                 let record_max = *record_max;
+                if staged.len() > record_max {
+                    // It can't be published any more; what more would come has no bound.
+                    return Err(JobError::new(format_args!(
+                        "its records have {} bytes so far and a lane holds {record_max}: raise \
+                         [spool] lane, or emit less for one job",
+                        staged.len()
+                    )));
+                }
                 staged.push(Kind::Result, |bytes| {
                     let before = bytes.len();
                     encode(record, bytes)?;

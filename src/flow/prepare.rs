@@ -29,8 +29,8 @@ const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 /// Opens what the pipeline writes. `end` ends commands that an earlier run has left behind.
 ///
 /// # Errors
-/// If something can't be opened, is held by another daemon, or holds work of another pipeline.
-/// Nothing was changed then.
+/// If something can't be opened, is held by another daemon, or holds work of another pipeline. What
+/// is kept in the spool is as it was then.
 pub(crate) fn prepare(
     config: &Config,
     end: impl FnMut(Orphan),
@@ -236,9 +236,15 @@ fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Er
 /// Everybody is dead: what they had in hand is done, or ready again. No job is blamed for it: what
 /// ends main as well was hardly a job.
 fn settle_all(spool: &Spool, mut end: impl FnMut(Orphan)) {
+    // After another boot the numbers of processes mean others.
+    let same_boot = spool.run().boot_id.load(Ordering::Relaxed) == boot_id();
     for lane in 0..spool.lanes() {
         // Lanes are numbered by u16 in the layout.
-        settle(spool, lane as u16, None, &mut end);
+        settle(spool, lane as u16, None, |orphan| {
+            if same_boot {
+                end(orphan);
+            }
+        });
     }
     let jobs = Jobs(spool);
     for index in 0..jobs.len() {

@@ -64,6 +64,7 @@ pub(crate) fn rebuild(
         position.store(new, 1);
         let books = Commit {
             generation: 1,
+            totals: Commit::load(old).totals,
             sinks: [sink.position(), None],
             ..Commit::initial(new.lanes())
         };

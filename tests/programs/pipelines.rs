@@ -1,6 +1,6 @@
 //! Pipelines for the tests of the library. They can't run inside of a test: a test is a thread.
 
-use procsig::config::{Buffer, Restart, Shutdown, Spool};
+use procsig::config::{Buffer, Restart, Shutdown, Spool, SyncPolicy};
 use procsig::{Emitter, Job, JobError, Pipeline, Stop, sink, source};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,11 +26,13 @@ fn main() -> ExitCode {
         ["noop", threads] => noop(threads, Duration::ZERO),
         ["slow", threads] => noop(threads, Duration::from_micros(500)),
         ["burst", count, processes] => burst(count, processes),
+        ["durable"] => durable(),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),
         ["typed"] => typed(),
         ["narrow"] => narrow(),
-        ["late-flush"] => late_flush(),
+        ["late-flush", "records"] => late_flush(10, u64::MAX / 4),
+        ["late-flush", "bytes"] => late_flush(u64::MAX / 4, 200),
         ["crashing-producer"] => crashing_producer(),
         ["again"] => again(),
         _ => {
@@ -100,6 +102,30 @@ fn noop(threads: &str, pause: Duration) -> ExitCode {
         .threads(number(threads) as u16)
         .sink(sink::json_lines("out.jsonl"))
         .restart(Restart { max: 1000, within: Duration::from_secs(1) })
+        .run()
+        .into()
+}
+
+/// A record for each job; every second one is a reason to flush, and each flush is synced.
+fn durable() -> ExitCode {
+    Pipeline::new("durable")
+        .jobs(source::lines("jobs.txt"))
+        .worker("durable", |job: &Job, out: &mut Emitter<Record>| {
+            std::thread::sleep(Duration::from_millis(2));
+            out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
+        })
+        .processes(2)
+        .threads(2)
+        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always))
+        .flush(Buffer {
+            flush_records: 2,
+            flush_bytes: 1 << 20,
+            flush_after: Duration::from_millis(20),
+        })
+        .shutdown(Shutdown {
+            deadline: Duration::from_secs(6),
+            flush_reserve: Duration::from_secs(3),
+        })
         .run()
         .into()
 }
@@ -204,8 +230,9 @@ fn narrow() -> ExitCode {
         .into()
 }
 
-/// Ten records and no reason to flush but their number, which is reached by the tenth.
-fn late_flush() -> ExitCode {
+/// Ten records and no reason to flush but their number, which is reached by the tenth, or their
+/// bytes.
+fn late_flush(flush_records: u64, flush_bytes: u64) -> ExitCode {
     Pipeline::new("late")
         .producer("late", |stop: &Stop, out: &mut Emitter<Record>| {
             for count in 1..=5 {
@@ -216,11 +243,7 @@ fn late_flush() -> ExitCode {
         })
         .processes(2)
         .sink(sink::json_lines("out.jsonl"))
-        .flush(Buffer {
-            flush_records: 10,
-            flush_bytes: u64::MAX / 4,
-            flush_after: Duration::from_secs(3600),
-        })
+        .flush(Buffer { flush_records, flush_bytes, flush_after: Duration::from_secs(3600) })
         .run()
         .into()
 }

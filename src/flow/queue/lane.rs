@@ -55,6 +55,11 @@ impl Staged {
         self.records.clear();
     }
 
+    /// Bytes of all records.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The records, in order.
     fn iter(&self) -> impl Iterator<Item = (Kind, &[u8])> {
         let mut start = 0;

@@ -13,7 +13,7 @@
 //! header      creator, once             magic, version, geometry, identity, fingerprint, checksum
 //! run         main                      run id, boot id, main's pid, deadlines, exit
 //! position    source                    two records in turn: how far the job list was handed out
-//! processes   each child its own slot   role, pid, start time, incarnation, state
+//! processes   each child, and main      pid, start time, incarnation, state; how it ended
 //! bells       all                       futex words: who sleeps, and for what
 //! commit      buffer                    two records in turn: heads of lanes, positions of sinks, totals
 //! intent      buffer                    the batch being written: ends of lanes, base position

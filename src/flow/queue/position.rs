@@ -24,6 +24,8 @@ pub(crate) struct ListPosition {
     pub at_end: bool,
     /// The last round is over, its results are written: the next start begins anew.
     pub complete: bool,
+    /// Jobs that had failed for good in the life of the spool when this round began.
+    pub failed_before: u64,
     /// Jobs of this round that were not handed out, counted at stop; `None`: not known.
     pub left: Option<u64>,
 }
@@ -50,6 +52,7 @@ impl ListPosition {
                     offset: slot.offset.load(Ordering::Relaxed),
                     seq: slot.seq.load(Ordering::Relaxed),
                     prefix: slot.prefix.load(Ordering::Relaxed),
+                    failed_before: saved.failed_before,
                     ..ListPosition::default()
                 }
             })
@@ -73,7 +76,7 @@ impl ListPosition {
     fn to_words(self) -> [u64; POSITION_WORDS] {
         let flags = u64::from(self.at_end) | u64::from(self.complete) << 1;
         let left = self.left.map_or(0, |left| left + 1);
-        [self.round, self.offset, self.seq, self.prefix, flags, left, 0, 0]
+        [self.round, self.offset, self.seq, self.prefix, flags, left, self.failed_before, 0]
     }
 
     fn from_words(words: &[u64]) -> ListPosition {
@@ -85,6 +88,7 @@ impl ListPosition {
             at_end: words[4] & 1 != 0,
             complete: words[4] & 2 != 0,
             left: words[5].checked_sub(1),
+            failed_before: words[6],
         }
     }
 }
@@ -102,6 +106,7 @@ mod tests {
             prefix: 4,
             at_end: true,
             complete: false,
+            failed_before: 5,
             left: Some(0),
         };
         assert_eq!(ListPosition::from_words(&position.to_words()), position);

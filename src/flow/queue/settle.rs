@@ -20,7 +20,7 @@ pub(crate) struct Orphan {
     pub run_id: u64,
 }
 
-/// Settles the slots that dead processes of this lane had claimed. Their commands are ended by
+/// Settles the slots that dead processes of this lane had claimed. Their commands are killed by
 /// `end` before their jobs are ready again. Returns how many are.
 ///
 /// `blamed`: one of them may have been the cause of the death, which was this; `None`: it was

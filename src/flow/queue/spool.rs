@@ -10,12 +10,13 @@ use super::layout::{
 use super::{orphans, processes};
 use crate::error::Error;
 use crate::sys::atomic::{AtomicU32, Ordering};
-use crate::sys::lock;
 use crate::sys::mmap::Mapping;
+use crate::sys::{lock, proc_fs};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -70,13 +71,7 @@ impl Spool {
     ) -> Result<Spool, Error> {
         let layout = Layout::of(geometry);
         let temporary = sibling(path, &format!(".new-{}", std::process::id()));
-        // One that a dead process with our number has left behind.
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::file(path, "can't create the spool", error));
-            }
-            _ => {}
-        }
+        remove_unfinished(path);
         let built = build(&temporary, layout, fingerprint, fill).and_then(|spool| {
             publish(&temporary, path, replaces.is_some())?;
             Ok(spool)
@@ -325,6 +320,26 @@ fn checksum(header: &Header) -> u64 {
             crc32c::crc32c_append(crc, &word.load(Ordering::Relaxed).to_le_bytes())
         })
         .into()
+}
+
+/// Removes what creators of this spool that were killed have left behind. Their number is part of
+/// its name; one that is in use now may be in the middle of it.
+fn remove_unfinished(path: &Path) {
+    let prefix = sibling(path, ".new-");
+    let (Some(directory), Some(prefix)) = (path.parent(), prefix.file_name()) else { return };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.as_bytes().strip_prefix(prefix.as_bytes());
+        let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+        let Some(number) = number else { continue };
+        let own = std::process::id().cast_signed();
+        if number == own || proc_fs::stat(number).is_none() {
+            // If it can't be removed, creating the new one says why.
+            let _removed = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Creates, locks and fills the file under its temporary name.

@@ -223,8 +223,16 @@ impl Sink for FileSink {
         if !self.regular {
             return Ok(0);
         }
-        let metadata =
-            self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
+        let query = |sink: &FileSink| {
+            sink.file.metadata().map_err(|error| sink.fail("can't query the output", error))
+        };
+        let mut metadata = query(self)?;
+        if metadata.nlink() == 0 {
+            // Removed since main has opened it. A buffer before this one may have gone on in a new
+            // file: that is the one to go on with.
+            *self = FileSink::open(&self.path, self.terminator)?;
+            metadata = query(self)?;
+        }
         self.at.len = metadata.len();
         let same_file = |at: &Position| (at.device, at.inode) == (self.at.device, self.at.inode);
         let Some(committed) = committed else {
@@ -376,6 +384,20 @@ mod tests {
         assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 4);
         assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
         assert_eq!(std::fs::read(&path).expect("read"), b"");
+    }
+
+    #[test]
+    fn a_buffer_whose_output_was_removed_goes_on_in_the_file_that_the_one_before_it_has_made() {
+        let (directory, mut of_main) = sink(b"old\n");
+        let path = directory.path().join("out");
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, b"first\nsec").expect("what the other buffer has written");
+        let metadata = std::fs::metadata(&path).expect("metadata");
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let committed = Some(Position { device, inode, len: 6, synced: 0 });
+        assert_eq!(Sink::open(&mut of_main, committed, b"second\n").expect("open"), 3);
+        of_main.write(b"ond\n").expect("write");
+        assert_eq!(std::fs::read(&path).expect("read"), b"first\nsecond\n");
     }
 
     #[test]

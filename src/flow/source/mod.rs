@@ -3,6 +3,7 @@
 pub(crate) mod lines;
 
 use super::queue::bell;
+use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, NewJob, Phase, Reason};
 use super::queue::position::ListPosition;
 use super::queue::spool::Spool;
@@ -164,7 +165,13 @@ impl<'a> Source<'a> {
                 name(&self.list.lines).display()
             );
         }
-        self.position = ListPosition { round: self.position.round + 1, ..ListPosition::default() };
+        self.position = ListPosition {
+            round: self.position.round + 1,
+            failed_before: Commit::load(self.spool).totals.jobs_failed,
+            ..ListPosition::default()
+        };
+        // Before any slot is filled: what stands in slots does not know of the failures.
+        self.save();
         Ok(Some(reader))
     }
 

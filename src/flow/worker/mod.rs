@@ -233,14 +233,17 @@ impl JobThread<'_> {
                     }
                     self.finish(&job, stop);
                 }
-                Claim::None { .. } => knows_timer = self.wait(stop, &mut job),
+                Claim::None { until } => {
+                    let knew = knows_timer || until.is_some();
+                    knows_timer = self.wait(stop, &mut job, knew);
+                }
             }
         }
     }
 
     /// Sleeps until there may be a job, and says whether it was until a timer that perhaps nobody
     /// else knows of. Takes a job that has become ready meanwhile.
-    fn wait(&mut self, stop: &Stop, job: &mut Claimed) -> bool {
+    fn wait(&mut self, stop: &Stop, job: &mut Claimed, knew_timer: bool) -> bool {
         let idle = self.jobs.idle();
         // Whatever becomes ready after this changes the word, and the sleep is none.
         let seen = self.jobs.bell();
@@ -254,6 +257,9 @@ impl JobThread<'_> {
             }
             Claim::Job => {
                 drop(idle);
+                if knew_timer {
+                    self.jobs.announce(1);
+                }
                 self.finish(job, stop);
                 false
             }

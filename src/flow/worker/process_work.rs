@@ -30,8 +30,8 @@ impl Work for CommandRunner {
             }
         };
         let staged = staged.push(Kind::Result, |bytes| {
-            let fits = result.encode(bytes, attempt.record_max);
-            debug_assert!(fits, "every lane holds a result without its output");
+            // If not even the rest of it fits, publishing says so, and the job fails for it.
+            let _fits = result.encode(bytes, attempt.record_max);
             Ok::<(), Infallible>(())
         });
         let Ok(()) = staged;
