@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use support::processes::pipes_and_sockets;
 use support::verdict::goes_on_to_the_end;
-use support::{Place, Process, Running, Signal, log, needs, tool};
+use support::{Place, Process, Running, Signal, Terminal, log, needs, tool};
 
 /// Two workers of two threads of the kind `ping`, with jobs that wait for the file `calm`.
 fn place() -> (Place, Vec<String>) {
@@ -164,6 +164,21 @@ fn as_the_first_process_of_a_namespace_it_stops_in_order() {
     place.write("calm", "");
     let again = place.command(&["run", "pings.toml"]).finish();
     again.assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+}
+
+#[test]
+fn under_nohup_it_outlives_its_terminal() {
+    if !needs("under_nohup_it_outlives_its_terminal", &["setsid"]) {
+        return;
+    }
+    let (place, jobs) = place();
+    let terminal = Terminal::open();
+    let inherit = ["env", "--ignore-signal=HUP"];
+    let run = place.command(&["run", "pings.toml"]).on_terminal(&terminal).under(&inherit).start();
+    run.until_started(8);
+    drop(terminal);
+    run.wait().assert_exit(0);
     place.results().assert_exactly_once(&jobs);
 }
 

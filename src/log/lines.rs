@@ -8,9 +8,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// Where lines go. `write` is one `write(2)`.
 pub(super) trait Output: Write + Send + 'static {
-    /// Waits a while until a descriptor that somebody made non-blocking takes bytes again.
-    fn wait_writable(&self);
+    /// Waits for so long until the destination takes bytes, and says whether it does: a reader
+    /// that is stuck must not hold up who logs.
+    fn is_writable(&self, wait: Timespec) -> bool;
 }
+
+/// How long a line is waited for.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long after one that was waited for in vain.
+const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 pub(super) enum Destination {
     /// Standard error, which std does not buffer.
@@ -32,17 +38,14 @@ impl Write for Destination {
 }
 
 impl Output for Destination {
-    fn wait_writable(&self) {
+    fn is_writable(&self, wait: Timespec) -> bool {
         let descriptor = match self {
             Destination::Stderr(stderr) => stderr.as_fd(),
             Destination::File(file) => file.as_fd(),
         };
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        // Whatever comes of it, the next write tells.
-        let _ = rustix::event::poll(
-            &mut [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)],
-            Some(&second),
-        );
+        let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
+        // What can't be asked is tried: a write that fails says why.
+        !matches!(rustix::event::poll(&mut fds, Some(&wait)), Ok(0))
     }
 }
 
@@ -54,11 +57,13 @@ pub(super) struct WholeLines<W: Output> {
     pending: Vec<u8>,
     /// Only part of the last line could be written.
     is_torn: bool,
+    /// It did not take the last line in time.
+    is_stuck: bool,
 }
 
 impl<W: Output> WholeLines<W> {
     pub(super) fn new(destination: W) -> WholeLines<W> {
-        WholeLines { destination, pending: Vec::new(), is_torn: false }
+        WholeLines { destination, pending: Vec::new(), is_torn: false, is_stuck: false }
     }
 
     /// Writes what is pending. What can't be written is lost.
@@ -67,18 +72,21 @@ impl<W: Output> WholeLines<W> {
             // The next line must not look like the rest of the torn one.
             self.pending.insert(0, b'\n');
         }
+        // Room for some bytes need not be room for these.
+        let mut tries = 3;
         let mut written = 0;
-        let mut has_waited = false;
         while written < self.pending.len() {
+            // A reader that is stuck costs a second once, not the program.
+            let patience = if self.is_stuck { NONE } else { PATIENCE };
+            self.is_stuck = !self.destination.is_writable(patience);
+            if self.is_stuck {
+                break;
+            }
             match self.destination.write(&self.pending[written..]) {
                 Ok(0) => break,
                 Ok(length) => written += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !has_waited => {
-                    // Once: a reader that is stuck costs a second a line, not the program.
-                    has_waited = true;
-                    self.destination.wait_writable();
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries > 0 => tries -= 1,
                 Err(_) => break,
             }
         }
@@ -140,7 +148,9 @@ pub(super) mod tests {
     }
 
     impl Output for Recorder {
-        fn wait_writable(&self) {}
+        fn is_writable(&self, _wait: Timespec) -> bool {
+            true
+        }
     }
 
     impl Recorder {
@@ -160,6 +170,22 @@ pub(super) mod tests {
         assert!(recorder.writes().is_empty());
         lines.write_all(b"defg\n").unwrap();
         assert_eq!(recorder.writes(), ["abcd", "efg\n"]);
+    }
+
+    #[test]
+    fn a_destination_whose_reader_is_stuck_loses_lines_and_holds_up_nobody() {
+        let (reader, writer) = io::pipe().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        let mut file = File::from(std::os::fd::OwnedFd::from(writer));
+        while file.write(&[b'x'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&file, flags).unwrap();
+        let mut lines = WholeLines::new(Destination::File(file));
+        // A write that blocks would never return: nobody reads.
+        lines.write_all(b"waited for\n").unwrap();
+        assert!(lines.is_stuck);
+        lines.write_all(b"not waited for\n").unwrap();
+        drop(reader);
     }
 
     #[test]
@@ -202,6 +228,8 @@ pub(super) mod tests {
     }
 
     impl Output for TearsOnce {
-        fn wait_writable(&self) {}
+        fn is_writable(&self, _wait: Timespec) -> bool {
+            true
+        }
     }
 }
