@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct Stop(Arc<Inner>);
 
 struct Inner {
-    /// 0: go on, 1: stop.
+    /// 0: go on, 1: stop, 2: this process is about to be ended.
     word: AtomicU32,
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -39,9 +39,20 @@ impl Stop {
         self.requested()
     }
 
+    /// Says that this process is about to be ended with all it has started: what ends from now on
+    /// was ended by us, and means nothing.
+    pub(crate) fn condemn(&self) {
+        self.0.word.store(2, Ordering::SeqCst);
+    }
+
+    /// See [`Stop::condemn`].
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.0.word.load(Ordering::SeqCst) == 2
+    }
+
     /// Asks for the stop and wakes all who wait.
     pub(crate) fn request(&self) {
-        self.0.word.store(1, Ordering::SeqCst);
+        self.0.word.fetch_max(1, Ordering::SeqCst);
         futex::wake(&self.0.word, u32::MAX, futex::EVERYONE);
         (self.0.wake)();
     }

@@ -94,7 +94,7 @@ pub(crate) fn listen(
                     let until = clock::now().saturating_add(limit);
                     orphaned();
                     stop.request();
-                    end_at(until);
+                    end_at(until, &stop);
                 }
             }
             stop.request();
@@ -104,11 +104,13 @@ pub(crate) fn listen(
 }
 
 /// Ends this process at that moment, if it has not ended before, with all it has started.
-fn end_at(until: Duration) -> ! {
+fn end_at(until: Duration, stop: &Stop) -> ! {
     while clock::now() < until {
         std::thread::sleep(until.saturating_sub(clock::now()));
     }
     log::error!("did not come to an end in time; what is not done is in the spool");
+    // A command that we kill now must not be taken for a job that has failed.
+    stop.condemn();
     let own = std::process::id();
     let session = nix::unistd::getsid(None).map_or(0, Pid::as_raw);
     // Only a session of our own is ours to end.

@@ -366,7 +366,8 @@ fn end_orphan(orphan: Orphan) {
 fn outlive_workers(spool: &Spool) {
     let (deadline, reserve) = orphans::deadlines(spool);
     let kill_at = clock::now().saturating_add(deadline.saturating_sub(reserve));
-    orphans::outlast(spool, processes::worker(0)..spool.processes(), kill_at);
+    // Nobody can ask us to stop waiting: signals are ignored here, and main is gone.
+    orphans::outlast(spool, processes::worker(0)..spool.processes(), kill_at, || false);
     // What jobs have left behind has no other parent any more. Our own processes were not executed
     // with the marker in their environment.
     let run_id = spool.run().run_id.load(Ordering::Relaxed);

@@ -34,6 +34,19 @@ pub(crate) fn block_handled() -> io::Result<SigSet> {
     Ok(before)
 }
 
+/// Has a signal arrived that asks for a stop, and waits for being unblocked?
+pub(crate) fn is_stop_pending() -> bool {
+    // SAFETY: sigset_t is plain data, for which all zeroes is a valid value.
+    let mut pending: nix::libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `pending` is valid for one set to be written; the members are valid signals.
+    unsafe {
+        nix::libc::sigpending(&mut pending) == 0
+            && [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT]
+                .iter()
+                .any(|signal| nix::libc::sigismember(&pending, *signal as i32) == 1)
+    }
+}
+
 /// Unblocks the given signals for this thread.
 pub(crate) fn unblock(signals: &[Signal]) -> io::Result<()> {
     Ok(pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set_of(signals)), None)?)

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How long a killed process may take to be gone.
 const KILLED_MAX: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether to go on waiting.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Is the main of this spool's last run alive? Then its pid.
 pub(crate) fn main_of(spool: &Spool) -> Option<i32> {
     let run = spool.run();
@@ -34,8 +37,14 @@ pub(crate) fn deadlines(spool: &Spool) -> (Duration, Duration) {
 }
 
 /// Waits until the processes in these slots of the table are gone; ends those that still are
-/// there at `kill_at`, with all that they have started.
-pub(crate) fn outlast(spool: &Spool, slots: Range<usize>, kill_at: Duration) {
+/// there at `kill_at`, with all that they have started. Stops waiting, and says so by `false`, when
+/// `enough` says that nobody wants it any more.
+pub(crate) fn outlast(
+    spool: &Spool,
+    slots: Range<usize>,
+    kill_at: Duration,
+    enough: impl Fn() -> bool,
+) -> bool {
     for index in slots {
         let Some(pid) = processes::living(spool, index) else { continue };
         let Ok(held) = PidFd::open(pid) else { continue };
@@ -43,17 +52,26 @@ pub(crate) fn outlast(spool: &Spool, slots: Range<usize>, kill_at: Duration) {
         if processes::living(spool, index) != Some(pid) {
             continue;
         }
-        if held.wait(Some(kill_at)).unwrap_or(false) {
+        let mut gone = false;
+        while !gone && clock::now() < kill_at {
+            if enough() {
+                return false;
+            }
+            gone = held.wait(Some(kill_at.min(clock::now() + LOOK_EVERY))).unwrap_or(true);
+        }
+        if gone {
             continue;
         }
         log::warn!("process {pid} of the run before did not end in time; killing it");
         // Ended by us, so what it has in hand counts no death.
         spool.process(index).condemned.store(1, Ordering::Release);
-        for left in proc_fs::in_session(pid) {
-            // What can't be signalled stays; nothing more can be done about it here.
-            let _killed = process::send(Pid::from_raw(left), Signal::SIGKILL);
-        }
+        // First the process itself, which would take the death of its commands for a failure.
+        // What can't be signalled stays; nothing more can be done about it here.
         let _killed = held.kill();
         let _gone = held.wait(Some(clock::now() + KILLED_MAX));
+        for left in proc_fs::in_session(pid) {
+            let _killed = process::send(Pid::from_raw(left), Signal::SIGKILL);
+        }
     }
+    true
 }

@@ -11,7 +11,7 @@ use super::{orphans, processes};
 use crate::error::Error;
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::mmap::Mapping;
-use crate::sys::{lock, proc_fs};
+use crate::sys::{lock, proc_fs, signal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::ffi::OsString;
 use std::fs::File;
@@ -50,6 +50,8 @@ const REFUSED: [(u64, &str); 8] = [
     (0x2fc1_2fc1, "ZFS (copy on write)"),
     (0xca45_1a4e, "bcachefs (copy on write)"),
 ];
+/// How often orphans are waited for, each time until their deadline.
+const WAITS_MAX: u32 = 3;
 /// How often, and with what pause, a holder that the process table does not name is looked for.
 const UNNAMED_LOOKS: u32 = 200;
 const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
@@ -93,6 +95,7 @@ impl Spool {
     pub(crate) fn open(path: &Path) -> Result<Option<Spool>, Error> {
         let fail = |what: &str, error: io::Error| Error::file(path, what, error);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut waits = 0;
         loop {
             let file = match rustix::fs::open(path, flags, Mode::empty()) {
                 Ok(descriptor) => File::from(descriptor),
@@ -114,6 +117,12 @@ impl Spool {
                 ));
             }
             if !lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))? {
+                waits += 1;
+                if waits > WAITS_MAX {
+                    let message = "processes that can't be ended hold this spool; name another \
+                                   with --spool";
+                    return Err(Error::Held(format!("{}: {message}", path.display())));
+                }
                 await_orphans(file, path, metadata.len())?;
                 continue;
             }
@@ -495,6 +504,7 @@ fn await_orphans(file: File, path: &Path, len: u64) -> Result<(), Error> {
         deadline.as_secs_f64()
     );
     let kill_at = crate::sys::clock::now().saturating_add(deadline);
-    orphans::outlast(&spool, 0..spool.processes(), kill_at);
-    Ok(())
+    let outlasted =
+        orphans::outlast(&spool, 0..spool.processes(), kill_at, signal::is_stop_pending);
+    if outlasted { Ok(()) } else { Err(held("a run that was killed still".into())) }
 }

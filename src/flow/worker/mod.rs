@@ -320,6 +320,10 @@ impl JobThread<'_> {
             note_command: &|group, start| self.jobs.note_command(job, group, start),
         };
         let verdict = self.work.attempt(&attempt, &mut self.staged);
+        while stop.is_condemned() {
+            // Ended by us, with the process that is about to follow.
+            std::thread::park();
+        }
         self.jobs.survived(job, alone);
         Some(verdict)
     }

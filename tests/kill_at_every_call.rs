@@ -1,0 +1,409 @@
+//! SIGKILL at the entry of each system call of each role, from start-up to shut-down, and of the
+//! restart that recovers from a kill in mid-flush: each job has its result exactly once.
+//!
+//! Main is killed by strace itself, which injects the signal. A child can't be: strace follows
+//! main into all of its children, and counts in each anew. So strace holds whoever comes to call N
+//! for a moment before the call is made, and the test kills it there if it has the role in question.
+//!
+//! By default every call of the kinds in [`TELLING`] is taken and a third of the others (twenty of
+//! a kind at the most), which of them is the seed's choice. PROCSIG_TEST_SWEEP=all takes them all.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+use support::place::{OUTPUT, SPOOL};
+use support::{
+    Balance, Ended, Line, Place, Process, Running, Seed, Signal, example, log, needs, poll_until,
+    wait_until,
+};
+
+/// Calls between which the spool or the output changes, or that others wait for.
+const TELLING: [&str; 16] = [
+    "clone",
+    "clone3",
+    "exit_group",
+    "fallocate",
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "futex",
+    "kill",
+    "mmap",
+    "pwrite64",
+    "renameat2",
+    "sendmsg",
+    "unlink",
+    "waitid",
+    "write",
+];
+
+const JOBS: usize = 16;
+
+/// How long strace holds a process before the call: the test must have seen it by then.
+const HOLD: Duration = Duration::from_millis(100);
+
+/// The parts that are played, by the beginnings of their names.
+const CHILDREN: [&str; 3] = ["source", "buffer", "worker"];
+
+/// One instant: before call `number` of this name, in whichever thread of the role makes that many.
+#[derive(Debug, Clone)]
+struct Point {
+    role: String,
+    name: String,
+    number: usize,
+}
+
+/// How often each call is made, by the one thread of a role that makes it most often.
+type Calls = BTreeMap<(String, String), usize>;
+
+fn place() -> Place {
+    let place = Place::of(example("test_pipelines"));
+    place.jobs(JOBS);
+    place
+}
+
+/// A place in which everything was killed with a batch in the output that is not committed.
+fn crashed_place() -> Place {
+    let place = place();
+    let file = place.private("crash");
+    let inject = "inject=fdatasync:signal=KILL:when=3";
+    let strace = strace(&file, "fdatasync", inject);
+    let run = place.command(&["durable"]).under(&strace.each_ref().map(String::as_str)).start();
+    run.until("the buffer killed before it commits", |_| {
+        trace(&file).contains("killed by SIGKILL").then_some(())
+    });
+    // Main first, or it would start again what is killed after it.
+    for process in run.of_program() {
+        if let Some(handle) = process.handle() {
+            handle.send(Signal::KILL);
+        }
+    }
+    let ended = run.wait();
+    if ended.code == Some(0) {
+        // All was written in one batch, and no buffer has made a third call. The next try will do.
+        return crashed_place();
+    }
+    // Or it has given up by itself, since each buffer was killed: that leaves the same.
+    assert!(ended.signal == Some(9) || ended.code == Some(1), "{}", ended.describe());
+    none_left(&place);
+    place
+}
+
+/// strace's arguments: all processes, one kind of call, with this done to it.
+fn strace(file: &Path, name: &str, inject: &str) -> [String; 8] {
+    let (file, trace) = (file.to_str().expect("UTF-8"), format!("trace={name}"));
+    ["strace", "-f", "-o", file, "-e", &trace, "-e", inject].map(str::to_owned)
+}
+
+fn trace(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+/// The name of the call that begins in this line.
+fn call(line: &str) -> Option<&str> {
+    let (name, _) = line.split_once('(')?;
+    let whole = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (whole && !name.is_empty()).then_some(name)
+}
+
+/// Counts the calls of a run that nobody kills.
+fn calls(place: &Place) -> Calls {
+    let file = place.private("trace");
+    let arguments = ["strace", "-f", "-o", file.to_str().expect("UTF-8")];
+    let ended = place.command(&["durable"]).under(&arguments).finish();
+    ended.assert_exit(0);
+    let text = trace(&file);
+    let lines = || text.lines().filter_map(|line| line.split_once(' '));
+    let lines = || lines().map(|(id, line)| (id, line.trim_start()));
+    // Who is whose thread, and what the processes call themselves.
+    let (mut leaders, mut names) = (BTreeMap::new(), BTreeMap::new());
+    for (id, line) in lines() {
+        leaders.entry(id.to_owned()).or_insert_with(|| id.to_owned());
+        let threads = line.starts_with("clone") || line.starts_with("<... clone");
+        let child = line.rsplit_once(" = ").map(|(_, child)| child.trim().to_owned());
+        if let Some(child) = child.filter(|_| threads && line.contains("CLONE_THREAD")) {
+            let leader = leaders[id].clone();
+            leaders.insert(child, leader);
+        } else if let Some((_, rest)) = line.split_once("PR_SET_NAME, \"") {
+            let name = rest.split(['"', ' ']).next().unwrap_or_default();
+            names.entry(id.to_owned()).or_insert_with(|| name.to_owned());
+        }
+    }
+    let role = |id: &str| {
+        // A thread whose birth was written in two pieces counts for main and is found there or not.
+        let name = leaders.get(id).and_then(|leader| names.get(leader)).map(String::as_str);
+        name.filter(|name| CHILDREN.contains(name)).unwrap_or("main").to_owned()
+    };
+    let mut by_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (id, line) in lines() {
+        if let Some(name) = call(line) {
+            *by_thread.entry((id, name)).or_default() += 1;
+        }
+    }
+    let mut calls = Calls::new();
+    for ((id, name), count) in by_thread {
+        let most = calls.entry((role(id), name.to_owned())).or_default();
+        *most = count.max(*most);
+    }
+    for role in CHILDREN.iter().chain(&["main"]) {
+        let total: usize = calls.iter().filter(|((r, _), _)| r == role).map(|(_, n)| n).sum();
+        eprintln!("{role}: {total} system calls");
+        assert!(total > 40, "strace saw hardly anything of {role}: {text}");
+    }
+    calls
+}
+
+/// The points of these roles that are taken, a few more than were counted: the number of wake-ups
+/// varies.
+fn points(calls: &Calls, seed: &mut Seed, wanted: impl Fn(&str) -> bool) -> Vec<Point> {
+    let all = match std::env::var("PROCSIG_TEST_SWEEP").as_deref() {
+        Ok("all") => true,
+        Ok(other) => panic!("PROCSIG_TEST_SWEEP={other}: `all`, or nothing"),
+        Err(_) => false,
+    };
+    let mut points = Vec::new();
+    // The first is what strace itself starts the program with.
+    for ((role, name), count) in calls.iter().filter(|((r, n), _)| wanted(r) && n != "execve") {
+        let telling = TELLING.contains(&name.as_str());
+        let more = if matches!(name.as_str(), "futex" | "write") { count / 5 } else { 0 };
+        for number in 1..=count + more {
+            // Of a name that is called hundreds of times (through /proc) no more than twenty.
+            if all || telling || seed.below(*count.max(&60) as u64) < 20 {
+                points.push(Point { role: role.clone(), name: name.clone(), number });
+            }
+        }
+    }
+    points
+}
+
+/// Main is killed before its call: the first thread of it, which makes nearly all.
+fn kill_main(place: &Place, point: &Point) -> Ended {
+    let file = place.private("kill");
+    let inject = format!("inject={}:signal=KILL:when={}", point.name, point.number);
+    let strace = strace(&file, &point.name, &inject);
+    let only_main: Vec<&str> =
+        strace.iter().map(String::as_str).filter(|argument| *argument != "-f").collect();
+    place.command(&["durable"]).under(&only_main).finish()
+}
+
+/// One child of the role is killed before its call. Says whether one has come to it.
+fn kill_child(place: &Place, point: &Point) -> (Ended, bool) {
+    let file = place.private("kill");
+    let inject =
+        format!("inject={}:delay_enter={}:when={}", point.name, HOLD.as_micros(), point.number);
+    let strace = strace(&file, &point.name, &inject);
+    let run = place.command(&["durable"]).under(&strace.each_ref().map(String::as_str)).start();
+    let mut passed = BTreeSet::new();
+    let killed = poll_until(support::WATCHDOG, || {
+        let over = run.has_ended();
+        for thread in held(&trace(&file), point) {
+            if passed.insert(thread) && plays(&run, thread, &point.role).is_some_and(kill) {
+                return Some(true);
+            }
+        }
+        over.then_some(false)
+    });
+    (run.wait(), killed == Some(true))
+}
+
+/// The threads that are in their call with this number at this moment.
+fn held(trace: &str, point: &Point) -> Vec<i32> {
+    let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
+    let mut held = BTreeSet::new();
+    for line in trace.lines() {
+        let Some((id, line)) = line.split_once(' ') else { continue };
+        let Ok(id) = id.parse() else { continue };
+        held.remove(&id);
+        if call(line.trim_start()) == Some(&point.name) {
+            let count = counts.entry(id).or_default();
+            *count += 1;
+            // What has returned is too late.
+            if *count == point.number
+                && (line.ends_with("<unfinished ...>") || !line.contains(" = "))
+            {
+                held.insert(id);
+            }
+        }
+    }
+    held.into_iter().collect()
+}
+
+/// The process of a thread, if it is a child of main that plays this role. Before it has its name
+/// it is known by its place among its siblings: they are started in a fixed order.
+fn plays(run: &Running<'_>, thread: i32, role: &str) -> Option<Process> {
+    let leader = Process::read(thread)?.status("Tgid")?.parse().ok()?;
+    let process = Process::read(leader)?;
+    if process.parent == run.pid() {
+        return None;
+    }
+    if CHILDREN.iter().any(|name| process.comm.starts_with(name)) {
+        return process.comm.starts_with(role).then_some(process);
+    }
+    let siblings = Process::all().into_iter().filter(|other| other.parent == process.parent);
+    let before =
+        siblings.filter(|other| (other.start, other.pid) < (process.start, leader)).count();
+    let order = ["buffer", "worker", "worker", "source"];
+    (order.get(before) == Some(&role)).then_some(process)
+}
+
+fn kill(process: Process) -> bool {
+    process.handle().is_some_and(|handle| handle.send(Signal::KILL))
+}
+
+/// Nothing runs any more that was started in this place.
+#[track_caller]
+fn none_left(place: &Place) {
+    wait_until("the orphans' end", support::WATCHDOG, || {
+        Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
+    });
+}
+
+/// How often each job of the list is in the output, all lines of which are whole.
+#[track_caller]
+fn times(place: &Place) -> Vec<usize> {
+    let mut times = vec![0; JOBS];
+    for line in &place.results().lines {
+        let number =
+            line["number"].as_u64().unwrap_or_else(|| panic!("no result: {line}")) as usize;
+        assert_eq!(line["text"].as_str(), Some(format!("job-{number}").as_str()), "{line}");
+        times[number - 1] += 1;
+    }
+    times
+}
+
+#[track_caller]
+fn assert_no_stray_file(place: &Place) {
+    let mut files = place.files();
+    files.retain(|name| ![OUTPUT, SPOOL, "jobs.txt"].contains(&name.as_str()));
+    assert!(files.is_empty(), "files left behind: {files:?}");
+}
+
+/// Where a sweep is; what was wrong so far is told at its end, all of it.
+#[derive(Default)]
+struct Sweep {
+    killed: usize,
+    not_reached: usize,
+    wrong: Vec<String>,
+}
+
+impl Sweep {
+    /// Judges each point by itself, so that one fault does not hide the others.
+    fn run(points: &[Point], seed: &Seed, judge: impl Fn(&Point) -> bool) {
+        let _keep = seed;
+        let mut sweep = Sweep::default();
+        for point in points {
+            let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(point)));
+            match judged {
+                Ok(true) => sweep.killed += 1,
+                Ok(false) => sweep.not_reached += 1,
+                Err(_) => {
+                    eprintln!("this happened at {point:?}");
+                    sweep.wrong.push(format!("{point:?}"));
+                }
+            }
+        }
+        eprintln!("{} kills; {} points were not reached", sweep.killed, sweep.not_reached);
+        let wrong = &sweep.wrong;
+        assert!(wrong.is_empty(), "wrong at {} points:\n{}", wrong.len(), wrong.join("\n"));
+        let enough = sweep.killed * 10 >= points.len() * 7;
+        assert!(enough, "{} kills at {} points show nothing", sweep.killed, points.len());
+    }
+}
+
+/// The log, without what strace says of itself.
+#[track_caller]
+fn log_of(ended: &Ended) -> Vec<Line> {
+    let lines = ended.stderr.split_inclusive('\n').filter(|line| !line.starts_with("strace: "));
+    log::parse(&lines.collect::<String>())
+}
+
+/// Main was killed: started again it ends by itself, with each job in the output exactly once. Only
+/// if the list had come to its end before the kill may it begin anew.
+fn judge_death_of_main(place: &Place, point: &Point) -> bool {
+    let first = kill_main(place, point);
+    if first.signal.is_none() {
+        first.assert_exit(0);
+        assert_eq!(times(place), [1; JOBS], "{}", first.describe());
+        return false;
+    }
+    assert_eq!(first.signal, Some(9), "{}", first.describe());
+    // At every other point the next start finds orphans and must wait for them itself.
+    if point.number.is_multiple_of(2) {
+        none_left(place);
+    }
+    let second = place.command(&["durable"]).finish();
+    let told = || format!("{}\n{}", first.describe(), second.describe());
+    assert_eq!((second.code, second.signal), (Some(0), None), "{}", told());
+    second.assert_nothing_left();
+    let balance = Balance::of(&log_of(&second));
+    balance.assert_even();
+    assert_eq!((balance.kept, balance.failed, balance.left), (0, 0, 0), "{}", told());
+    let anew = first.stderr.contains("requested: finished") && balance.published == JOBS as u64;
+    let expected = if anew { 2 } else { 1 };
+    assert_eq!(times(place), [expected; JOBS], "{}", told());
+    assert_no_stray_file(place);
+    true
+}
+
+/// A child was killed: main goes on, the list is done in the same run, as if nothing had been.
+fn judge_death_of_child(place: &Place, point: &Point) -> bool {
+    let (ended, killed) = kill_child(place, point);
+    assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.describe());
+    ended.assert_nothing_left();
+    if killed {
+        let said = log_of(&ended).iter().any(|line| line.message.contains("has died: "));
+        assert!(said, "a death that nobody has noticed\n{}", ended.describe());
+    }
+    let balance = Balance::of(&log_of(&ended));
+    balance.assert_even();
+    assert_eq!((balance.kept, balance.failed, balance.left), (0, 0, 0), "{}", ended.describe());
+    assert_eq!(times(place), [1; JOBS], "{}", ended.describe());
+    assert_no_stray_file(place);
+    killed
+}
+
+fn is_main(role: &str) -> bool {
+    role == "main"
+}
+
+fn is_child(role: &str) -> bool {
+    role != "main"
+}
+
+#[test]
+fn main_killed_at_any_system_call_of_a_run_loses_and_doubles_nothing() {
+    if needs("main_killed_at_any_system_call_of_a_run", &["strace"]) {
+        let mut seed = Seed::new();
+        let points = points(&calls(&place()), &mut seed, is_main);
+        Sweep::run(&points, &seed, |point| judge_death_of_main(&place(), point));
+    }
+}
+
+#[test]
+fn a_child_killed_at_any_system_call_of_a_run_is_replaced_and_the_run_ends_as_if_it_lived() {
+    if needs("a_child_killed_at_any_system_call_of_a_run", &["strace"]) {
+        let mut seed = Seed::new();
+        let points = points(&calls(&place()), &mut seed, is_child);
+        Sweep::run(&points, &seed, |point| judge_death_of_child(&place(), point));
+    }
+}
+
+#[test]
+fn main_killed_at_any_system_call_of_the_restart_that_recovers_loses_and_doubles_nothing() {
+    if needs("main_killed_at_any_system_call_of_the_restart", &["strace"]) {
+        let mut seed = Seed::new();
+        let points = points(&calls(&crashed_place()), &mut seed, is_main);
+        Sweep::run(&points, &seed, |point| judge_death_of_main(&crashed_place(), point));
+    }
+}
+
+#[test]
+fn a_child_killed_at_any_system_call_of_the_restart_that_recovers_is_replaced() {
+    if needs("a_child_killed_at_any_system_call_of_the_restart", &["strace"]) {
+        let mut seed = Seed::new();
+        let points = points(&calls(&crashed_place()), &mut seed, is_child);
+        Sweep::run(&points, &seed, |point| judge_death_of_child(&crashed_place(), point));
+    }
+}
