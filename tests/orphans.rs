@@ -133,7 +133,7 @@ fn workers_whose_main_is_killed_finish_their_jobs_and_the_results_are_written_be
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     wait_until("the orphans know", WATCHDOG, || {
-        (orphans.said().matches("main is gone; stopping").count() > WORKERS).then_some(())
+        (orphans.said().matches("the supervisor is gone; stopping").count() > WORKERS).then_some(())
     });
     gate.open();
     orphans.end_in_time(&place);

@@ -225,7 +225,7 @@ fn signal_at_system_call(place: &Place, name: &str, number: usize, signal: Signa
         if stopped { main().map(Some) } else { run.has_ended().then_some(None) }
     });
     if let Some(main) = main {
-        assert!(main.send(signal) && main.send(Signal::CONT), "main is gone");
+        assert!(main.send(signal) && main.send(Signal::CONT), "the supervisor is gone");
     }
     run.wait()
 }

@@ -121,7 +121,7 @@ deadline = "8s"
 # The last part of it, kept for writing results.
 # flush_reserve = "2s"
 
-# More deaths of a process than this in this time end the run with exit code 1.
+# More deaths of processes than this in this time end the run with exit code 1.
 [restart]
 max = 5
 within = "30s"

@@ -90,7 +90,7 @@ pub(crate) fn listen(
                 // Dead, its end of the channel closed. Or dead before we had our descriptors in
                 // order, when somebody else may still hold that end.
                 None => {
-                    log::warn!("main is gone; stopping");
+                    log::warn!("the supervisor is gone; stopping");
                     let until = clock::now().saturating_add(limit);
                     orphaned();
                     stop.request();

@@ -3,7 +3,7 @@
 use super::child::{self, Link, Outcome};
 use super::lifecycle::Limits;
 use super::role::Child;
-use crate::config::{Config, Shutdown, Worker};
+use crate::config::{self, Config, Shutdown, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
@@ -177,6 +177,19 @@ impl Launch {
             process::Ended::Signaled(signal) => 512 + u64::from(signal.unsigned_abs()),
         };
         processes::note_end(&self.spool, slot(child), end);
+    }
+
+    /// What is about to run, in a line.
+    pub(crate) fn describe(&self) -> String {
+        let kinds = self.kinds.iter().map(|Kind { settings, .. }| {
+            let config::Worker { name, processes, threads, .. } = settings;
+            format!("worker {name} ({processes} processes, {threads} threads each)")
+        });
+        let kinds: Vec<String> = kinds.collect();
+        let list = self.config.jobs.as_ref().map(|list| source::lines::name(&list.lines));
+        let list = list.map_or(String::new(), |list| format!("jobs from {}, ", list.display()));
+        let output = self.config.output.file.display();
+        format!("{list}{}, results to {output}", kinds.join(", "))
     }
 
     /// One line about how it stands.

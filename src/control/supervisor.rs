@@ -91,7 +91,8 @@ struct Supervisor<'a> {
     descriptors: u64,
     main: Pid,
     stop_began: Option<Duration>,
-    last_words: Option<String>,
+    /// Who died last, and of what; or what it had said itself.
+    last_words: Option<(Child, String)>,
     terminal: bool,
 }
 
@@ -115,6 +116,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         last_words: None,
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
+    log::info!("starting: {}", launch.describe());
     let (limits, workers) = (launch.limits(), launch.workers());
     let (mut lifecycle, actions) =
         Lifecycle::begin(limits, launch.has_source(), workers, clock::now());
@@ -134,7 +136,9 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
     supervisor.sweep();
     Ok(Verdict {
         killed: lifecycle.has_killed(),
-        failure: lifecycle.failure().map(|code| (code, supervisor.last_words.take())),
+        failure: lifecycle
+            .failure()
+            .map(|code| (code, supervisor.last_words.take().map(|(_, words)| words))),
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
 }
@@ -193,8 +197,8 @@ impl Supervisor<'_> {
                         Report::Ready => Event::Ready(*child),
                         Report::Finished => Event::Finished(*child),
                         Report::Failed { code, message } => {
-                            self.last_words =
-                                Some(format!("{}: {message}", self.launch.name(*child)));
+                            let words = format!("{}: {message}", self.launch.name(*child));
+                            self.last_words = Some((*child, words));
                             Event::Failed(*child, ExitCode::from_code(code.into()))
                         }
                     });
@@ -237,7 +241,10 @@ impl Supervisor<'_> {
         if !clean {
             let last_words = format!("{} (pid {pid}) has died: {how}", self.launch.name(child));
             log::warn!("{last_words}");
-            self.last_words.get_or_insert(last_words);
+            // What it has said itself tells more.
+            if self.last_words.as_ref().is_none_or(|(who, _)| *who != child) {
+                self.last_words = Some((child, last_words));
+            }
         }
         // During a stop all of it is swept at the end.
         if matches!(child, Child::Worker(_)) && (!clean || self.stop_began.is_none()) {
@@ -269,7 +276,7 @@ impl Supervisor<'_> {
                 Action::Start(child) => {
                     if let Err(error) = self.start(child) {
                         log::error!("can't start {}: {error}", self.launch.name(child));
-                        self.last_words = Some(error.to_string());
+                        self.last_words = Some((child, error.to_string()));
                         events.push(Event::NotStarted(child));
                     }
                 }
@@ -375,7 +382,7 @@ impl Supervisor<'_> {
             Notice::GivingUp(child) => log::error!(
                 "{} died too often; stopping: {}",
                 self.launch.name(child),
-                self.last_words.as_deref().unwrap_or("no cause known")
+                self.last_words.as_ref().map_or("no cause known", |(_, words)| words)
             ),
             Notice::Abandoned(count) => {
                 log::error!("{count} processes could not even be killed; leaving them behind");

@@ -96,9 +96,16 @@ fn spool_path(config: &Config) -> Result<PathBuf, Error> {
         return Ok(path.clone());
     }
     let output = &config.output.file;
+    if output.as_os_str() == "-" {
+        return Err(Error::Usage(
+            "--output: \"-\" is not standard output; for a file of that name write ./-".into(),
+        ));
+    }
     // That a directory is no output is for its opening to say.
     let special =
         std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+    // Nothing is kept beside /dev/stdout, whatever file it is today.
+    let special = special || ["/dev", "/proc"].iter().any(|top| output.starts_with(top));
     let Some(name) = output.file_name().filter(|_| !special) else {
         return Err(Error::Config(format!(
             "{}: not a regular file, so there is no place beside it for the spool: name one with \
@@ -349,7 +356,11 @@ mod tests {
         config.output.file = "/tmp/x/results.jsonl".into();
         let path = spool_path(&config).expect("a path");
         assert_eq!(path, Path::new("/tmp/x/.results.jsonl.spool"));
-        config.output.file = "/dev/null".into();
-        assert!(matches!(spool_path(&config), Err(Error::Config(_))));
+        for special in ["/dev/null", "/dev/stdout", "/proc/self/fd/1"] {
+            config.output.file = special.into();
+            assert!(matches!(spool_path(&config), Err(Error::Config(_))), "{special}");
+        }
+        config.output.file = "-".into();
+        assert!(matches!(spool_path(&config), Err(Error::Usage(_))));
     }
 }

@@ -21,7 +21,7 @@ pub fn postcard(path: impl Into<PathBuf>) -> Postcard {
     Postcard(config::Output { format: config::Format::Postcard, ..config::Output::new(path) })
 }
 
-/// See [`postcard`].
+/// See [`postcard()`].
 #[derive(Debug, Clone)]
 pub struct Postcard(pub(super) config::Output);
 
@@ -35,7 +35,7 @@ impl Postcard {
     }
 }
 
-/// Reads the records of a file that [`postcard`] has written, one after the other.
+/// Reads the records of a file that [`postcard()`] has written, one after the other.
 ///
 /// # Errors
 /// What the system says of the file; `InvalidData` for a record that is none of this type.

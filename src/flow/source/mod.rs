@@ -120,7 +120,20 @@ impl<'a> Source<'a> {
     fn rounds(&mut self) -> Result<End, Error> {
         let first = clock::now();
         loop {
-            let Some(mut reader) = self.open()? else { return Ok(End::Stopped) };
+            let mut reader = match self.open() {
+                Ok(Some(reader)) => reader,
+                Ok(None) => return Ok(End::Stopped),
+                // Between two rounds somebody may be replacing it.
+                Err(error) if self.position.complete => {
+                    let Some(every) = self.list.every else { return Err(error) };
+                    log::warn!("{error}; this round is skipped");
+                    if self.stop.wait(until_next_tick(clock::now() - first, every)) {
+                        return Ok(End::Stopped);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if self.hand_out(&mut reader)? == End::Stopped || !self.await_all() {
                 if !self.position.at_end {
                     self.position.left = reader.count_left(COUNT_BUDGET);
