@@ -137,8 +137,7 @@ impl Spool {
 
     fn of_file(file: File, path: &Path, len: u64) -> Result<Spool, Error> {
         let refuse = |why: String| Error::File { path: path.to_path_buf(), message: why };
-        let header = read_header(&file, len).map_err(refuse)?;
-        let layout = Layout::of(header.geometry);
+        let layout = Layout::of(read_header(&file, len).map_err(refuse)?);
         let closed = len == layout.slots as u64;
         if !closed && len < layout.total as u64 {
             return Err(refuse(format!(
@@ -272,12 +271,8 @@ impl Spool {
     }
 }
 
-struct HeaderFacts {
-    geometry: Geometry,
-}
-
 /// Reads and checks the first page. What is wrong is said so that a tired person knows what to do.
-fn read_header(file: &File, len: u64) -> Result<HeaderFacts, String> {
+fn read_header(file: &File, len: u64) -> Result<Geometry, String> {
     if len < PAGE as u64 {
         return Err(format!(
             "this is no spool: it has only {len} bytes; nothing was touched. If you don't need the \
@@ -310,7 +305,7 @@ fn read_header(file: &File, len: u64) -> Result<HeaderFacts, String> {
                     away to begin anew"
             .into());
     }
-    Ok(HeaderFacts { geometry })
+    Ok(geometry)
 }
 
 fn checksum(header: &Header) -> u64 {
