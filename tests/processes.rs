@@ -293,6 +293,33 @@ fn children_from_before_are_left_alone() {
     place.results().assert_exactly_once(&jobs);
 }
 
+/// As of a container's entry point: `true & exec procsig`. The child from before ends and is
+/// nobody's to reap; the orphans behind it are ours.
+#[test]
+fn a_zombie_from_before_does_not_keep_orphans_from_being_reaped() {
+    let place = Place::new();
+    let jobs = place.jobs(30);
+    place.write("jobs.txt", place.read("jobs.txt") + "last\n");
+    let mut gate = place.gate();
+    // Each leaves an orphan behind that ends at once.
+    place.work_script("[ $1 != last ] || : < gate\n(true &)");
+    let before = ["sh", "-c", "true & exec \"$@\"", "sh"];
+    let options = ["--jobs", "jobs.txt", "-P", "1", "-j", "2"];
+    let command = place.run(&options, &["sh", "work.sh", "{}"]);
+    let run = command.under(&before).start();
+    run.until_started(jobs.len() + 1);
+    let main = run.supervisor().pid;
+    let zombies = || Process::all().into_iter().filter(|it| it.parent == main && it.is_zombie());
+    // The one from before stays: whoever has started it may want to wait for it.
+    support::wait_until("no more than one zombie", support::WATCHDOG, || {
+        (zombies().count() <= 1).then_some(())
+    });
+    gate.open();
+    let ended = run.wait();
+    assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.describe());
+    assert_eq!(place.results().len(), jobs.len() + 1);
+}
+
 #[test]
 fn all_commands_of_a_run_have_its_marker_in_their_environment() {
     let place = Place::new();
