@@ -21,7 +21,7 @@ use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::{self, Produce, Settings, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
-use crate::sys::spawn::{RUN_VARIABLE, run_marker};
+use crate::sys::spawn::{RUN_VARIABLE, run_marker, run_name};
 use crate::sys::{clock, proc_fs, process};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -147,8 +147,8 @@ impl Launch {
     }
 
     /// What stands in the environment of everything that a job of this run starts.
-    pub(crate) fn marker(&self) -> String {
-        format!("{}={:016x}", RUN_VARIABLE, self.run_id)
+    pub(crate) fn marker(&self) -> Vec<u8> {
+        run_marker(&run_name(self.run_id))
     }
 
     /// Descriptors that are open for another role.
@@ -284,7 +284,7 @@ impl Launch {
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
         self.restrict(Role::Worker)?;
-        process::set_environment(RUN_VARIABLE, &format!("{:016x}", self.run_id));
+        process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         let (kind, _) = self.kind(lane);
         let settings = Settings {
             name: self.worker_name(lane),
@@ -307,7 +307,7 @@ impl Launch {
                 worker::run_jobs(&self.spool, &**work, &settings, &stop, end_orphan, ready)?;
             }
             Task::Command => {
-                let run_id = format!("{:016x}", self.run_id);
+                let run_id = run_name(self.run_id);
                 let runner = CommandRunner::new(&kind.settings, &settings.name, &run_id)
                     .map_err(|error| Error::Config(format!("{}: {error}", settings.name)))?;
                 worker::run_jobs(&self.spool, &runner, &settings, &stop, end_orphan, ready)?;
@@ -363,9 +363,9 @@ fn end_orphan(orphan: Orphan) {
     let ours = match proc_fs::stat(orphan.group) {
         Some(leader) => leader.start_time == orphan.start,
         None => {
-            let marker = format!("{RUN_VARIABLE}={:016x}", orphan.run_id);
+            let marker = run_marker(&run_name(orphan.run_id));
             let in_group = |pid| proc_fs::stat(pid).is_some_and(|it| it.pgrp == orphan.group);
-            proc_fs::marked(&[marker.as_bytes()]).into_iter().any(in_group)
+            proc_fs::marked(&[&marker]).into_iter().any(in_group)
         }
     };
     if ours {
@@ -384,6 +384,6 @@ fn outlive_workers(spool: &Spool) {
     // What jobs have left behind has no other parent any more. Our own processes were not executed
     // with the marker in their environment.
     let run_id = spool.run().run_id.load(Ordering::Relaxed);
-    let marker = run_marker(&format!("{run_id:016x}"));
+    let marker = run_marker(&run_name(run_id));
     proc_fs::kill_marked(&[&marker], kill_at);
 }

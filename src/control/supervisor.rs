@@ -442,7 +442,7 @@ impl Supervisor<'_> {
         let in_session =
             proc_fs::stat(pid).is_some_and(|stat| self.sessions.contains(&stat.session));
         let marker = self.launch.marker();
-        let ours = in_session || proc_fs::is_marked(pid, &[marker.as_bytes()]);
+        let ours = in_session || proc_fs::is_marked(pid, &[&marker]);
         if !ours {
             log::debug!("process {pid} is none of ours; leaving it alone");
         }

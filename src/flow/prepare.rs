@@ -14,7 +14,7 @@ use super::source::lines;
 use crate::config::{Config, Lines, Run};
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
-use crate::sys::{clock, proc_fs};
+use crate::sys::{clock, proc_fs, spawn};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -277,7 +277,7 @@ fn end_leftovers(spool: &Spool) {
     let run = spool.run();
     let run_id = run.run_id.load(Ordering::Relaxed);
     if run_id != 0 && run.ended.load(Ordering::Relaxed) == 0 {
-        let marker = crate::sys::spawn::run_marker(&format!("{run_id:016x}"));
+        let marker = spawn::run_marker(&spawn::run_name(run_id));
         proc_fs::kill_marked(&[&marker], clock::now() + LEFTOVERS_MAX);
     }
 }

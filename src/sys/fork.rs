@@ -27,8 +27,7 @@ pub(crate) fn start(main: impl FnOnce() -> i32) -> io::Result<Pid> {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let code = catch_unwind(AssertUnwindSafe(main)).unwrap_or(EXIT_PANIC);
-            // SAFETY: _exit is always sound; it ends the process at once.
-            unsafe { nix::libc::_exit(code) }
+            super::process::exit_now(code)
         }
     }
 }

@@ -47,6 +47,11 @@ pub(crate) const RUN_VARIABLE: &str = "PROCSIG_RUN";
 /// The environment variable that names the job, for each command.
 pub(crate) const JOB_VARIABLE: &str = "PROCSIG_JOB";
 
+/// A run's number as environments and messages say it.
+pub(crate) fn run_name(run_id: u64) -> String {
+    format!("{run_id:016x}")
+}
+
 /// What the environment of all commands of a run holds; for [`proc_fs::marked`].
 pub(crate) fn run_marker(run_id: &str) -> Vec<u8> {
     format!("{RUN_VARIABLE}={run_id}").into_bytes()

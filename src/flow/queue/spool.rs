@@ -330,9 +330,8 @@ fn checksum(header: &Header) -> u64 {
 /// its name; one that is in use now may be in the middle of it.
 fn remove_unfinished(path: &Path) {
     let prefix = sibling(path, ".new-");
-    let (Some(directory), Some(prefix)) = (path.parent(), prefix.file_name()) else { return };
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Some(prefix) = prefix.file_name() else { return };
+    let Ok(entries) = std::fs::read_dir(directory_of(path)) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let number = name.as_bytes().strip_prefix(prefix.as_bytes());
@@ -434,12 +433,14 @@ fn publish(temporary: &Path, path: &Path, replace: bool) -> Result<(), Error> {
     }
 }
 
+/// The directory that a file stands in; `.` for a bare name.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Forces the directory entry of `path` to the disk.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| Error::file(directory, "can't write the directory", error))

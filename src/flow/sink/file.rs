@@ -8,6 +8,7 @@
 
 use super::{Position, Sink};
 use crate::error::Error;
+use crate::flow::queue::spool::{directory_of, sibling};
 use crate::sys::lock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -142,11 +143,7 @@ impl FileSink {
 
     /// Looks for the committed file among those beside the output.
     fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let entries = std::fs::read_dir(directory).ok()?.flatten();
+        let entries = std::fs::read_dir(directory_of(&self.path)).ok()?.flatten();
         let same = |metadata: &std::fs::Metadata| {
             (metadata.dev(), metadata.ino()) == (committed.device, committed.inode)
         };
@@ -165,7 +162,7 @@ impl FileSink {
     /// Puts aside what stands behind `keep` and is not ours, so that the file goes on with whole
     /// records.
     fn quarantine(&mut self, keep: u64) -> Result<(), Error> {
-        let aside = crate::flow::queue::spool::sibling(&self.path, ".quarantine");
+        let aside = sibling(&self.path, ".quarantine");
         let mut target = OpenOptions::new()
             .append(true)
             .create(true)
