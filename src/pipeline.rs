@@ -404,6 +404,29 @@ fn prepare(config: Config, kinds: Vec<Kind>) -> Result<Launch, Error> {
     Launch::prepare(config, kinds, spool::random())
 }
 
+/// Does every job of the list have one outcome?
+fn judge_jobs(launch: &Launch, balance: &Balance) -> ExitCode {
+    if balance.jobs_lost == 0 || !launch.is_finite() {
+        return ExitCode::Success;
+    }
+    let number = balance.jobs_lost.unsigned_abs();
+    if !balance.damaged {
+        log::error!(
+            "{number} jobs have no outcome, or two: this is a bug of procsig; please report it"
+        );
+        return ExitCode::Failure;
+    }
+    if balance.jobs_lost < 0 {
+        log::error!("{number} jobs have two results: what was known of them went with the power");
+        return ExitCode::Success;
+    }
+    log::error!(
+        "{number} jobs have no result: it was lost with the damaged part of the spool, or with the \
+         power. --fresh runs the whole list again"
+    );
+    if balance.complete { ExitCode::Io } else { ExitCode::Success }
+}
+
 /// Counts, says how it went, and with which exit code.
 fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Error> {
     let in_order = verdict.failure.is_none() && !verdict.killed;
@@ -418,6 +441,11 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     if verdict.killed {
         exit = exit.worst(ExitCode::Killed);
     }
+    if balance.lost_in_run > 0 {
+        // Damaged while it ran, so that nobody runs their jobs again.
+        exit = exit.worst(ExitCode::Io);
+    }
+    exit = exit.worst(judge_jobs(launch, &balance));
     let mut cause = None;
     if let Some((code, last_words)) = verdict.failure {
         exit = exit.worst(code);

@@ -1,146 +1,267 @@
-//! Any process killed by force, at any instant: nothing published is lost, nothing is doubled.
+//! Any process killed by force, at any instant, and again while what was killed is put in order:
+//! nothing published is lost, nothing is doubled, nobody is left behind.
+//!
+//! PROCSIG_TEST_KILLS says how many kills the two tests make together, PROCSIG_TEST_SEED repeats
+//! the stories from that one on. `tests/long_run.sh` makes very many.
 
 mod support;
 
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::time::Duration;
-use support::{Balance, Place, Process, Running, Seed, Signal, example};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use support::kills::{Natural, Outcome, Story, Tally, lines, wanted};
+use support::place::{OUTPUT, SPOOL};
+use support::{Balance, Place, Process, Seed, Signal, example};
 
-/// Runs with kills in them. More by PROCSIG_TEST_KILLS.
-const RUNS: u64 = 40;
+/// Sizes of a lane: the smallest holds some twenty records.
+const LANES: [u64; 4] = [8 << 10, 16 << 10, 64 << 10, 1 << 20];
 
-/// Jobs of a list, and records of each producer.
-const JOBS: usize = 2000;
-const RECORDS: u64 = 30_000;
+/// When the buffer flushes, how it syncs, and how fast the workers are.
+struct Settings {
+    text: String,
+    lane: u64,
+    /// Nothing but a full lane is a reason to flush.
+    only_full_lanes: bool,
+    /// Lines of the list, or records of each producer.
+    count: u64,
+}
 
-fn runs() -> u64 {
-    match std::env::var("PROCSIG_TEST_KILLS") {
-        Ok(text) => text.parse().expect("PROCSIG_TEST_KILLS is a number"),
-        Err(_) => RUNS,
+impl Settings {
+    fn of(seed: &mut Seed, tag: &str) -> Settings {
+        let mut pick = |values: &[u64]| values[seed.below(values.len() as u64) as usize];
+        let (never, hour) = (1 << 40, 3_600_000_000);
+        let only_full_lanes = pick(&[0, 0, 0, 1]) == 1;
+        let (records, bytes, after, lane) = if only_full_lanes {
+            (never, never, hour, LANES[0])
+        } else {
+            let records = pick(&[1, 7, 100, never]);
+            let bytes = pick(&[1, 3000, 100_000, never]);
+            (records, bytes, pick(&[1000, 20_000, 1_000_000]), pick(&LANES))
+        };
+        let sync = ["never", "5000", "always"][pick(&[0, 1, 2]) as usize];
+        let (threads, slots, pause) =
+            (pick(&[1, 2, 4]), pick(&[4, 64, 1024]), pick(&[0, 300, 1000]));
+        let count = if pause == 0 { 6000 } else { 2500 };
+        let text = format!(
+            "tag={tag} records={records} bytes={bytes} after={after} sync={sync} \
+             threads={threads} slots={slots} pause={pause} count={count}"
+        );
+        Settings { text, lane, only_full_lanes, count }
+    }
+
+    /// The settings of one start: with other lanes now and then, for which the spool is built anew.
+    fn of_start(&self, seed: &mut Seed) -> String {
+        let lane = match seed.below(10) {
+            0 if !self.only_full_lanes => LANES[seed.below(4) as usize],
+            _ => self.lane,
+        };
+        format!("{} lane={lane}", self.text)
     }
 }
 
-/// Whom to kill.
-#[derive(Debug, Clone, Copy)]
-enum Victim {
-    Child,
-    Main,
-    All,
-}
-
-fn victim(seed: &mut Seed) -> Victim {
-    match seed.below(8) {
-        0 => Victim::Main,
-        1 => Victim::All,
-        _ => Victim::Child,
-    }
-}
-
-/// Kills, at a random instant within `span`; says whether main is among the dead.
-fn kill(run: &Running<'_>, seed: &mut Seed, span: Duration) -> bool {
-    std::thread::sleep(seed.time_below(span));
-    let all = run.of_program();
-    let Some((main, children)) = all.split_first() else { return true };
-    let send = |process: &Process| {
-        if let Some(handle) = process.handle() {
-            handle.send(Signal::KILL);
+/// Tells stories until there were enough kills, each with a seed of its own.
+fn tell(test: &'static str, story: impl Fn(&mut Tally, u64)) {
+    let first = Seed::new().start();
+    let mut tally = Tally::of(test, test == "jobs");
+    let half = wanted().div_ceil(2);
+    for number in first.. {
+        story(&mut tally, number);
+        tally.note("stories");
+        if tally.kills() >= half {
+            break;
         }
-    };
-    match victim(seed) {
-        Victim::Main => send(main),
-        Victim::All => all.iter().for_each(send),
-        Victim::Child => {
-            if let Some(child) = children.get(seed.below(children.len() as u64) as usize) {
-                send(child);
-            }
-            return false;
-        }
     }
-    true
+    tally.assert_every_kind();
 }
 
-/// Starts it, kills some of it now and then, and starts it again when main is dead, until a run
-/// ends by itself. Returns the kills.
-fn run_with_kills(place: &Place, arguments: &[&str], seed: &mut Seed, span: Duration) -> u32 {
-    let mut kills = 0;
-    let planned = 1 + seed.below(5) as u32;
+/// Lets a story come to the end of its list, or of its producers.
+fn to_the_end<'a>(story: &mut Story<'a>, place: &'a Place, pipeline: &str, settings: &Settings) {
     loop {
-        let run = place.command(arguments).start();
-        let mut dead = false;
-        while kills < planned && !dead && !run.has_ended() {
-            dead = kill(&run, seed, span);
-            kills += 1;
-        }
-        let ended = run.wait();
-        if ended.signal.is_some() {
+        let start = settings.of_start(&mut story.seed);
+        let natural = match story.start(place.command(&[pipeline, &start])) {
+            Outcome::Killed => continue,
+            Outcome::Ended(natural) => natural,
+        };
+        let complete = judge(&natural, pipeline == "killed-producers");
+        if natural.ended.code == Some(4) {
+            // The next start waits for it.
             continue;
         }
-        let balance = Balance::of(&ended.log());
-        balance.assert_even();
-        if ended.code == Some(1) && balance.kept > 0 {
-            // A buffer is started only once more during a stop, and that one was killed as well:
-            // what it held is in the spool, for the next start.
-            ended.assert_nothing_left();
-            continue;
+        story.assert_nobody_left(&natural.ended);
+        if complete {
+            break assert_no_stray_file(place);
         }
-        ended.assert_exit(0);
-        assert_eq!(balance.kept, 0);
-        return kills;
     }
+}
+
+/// The exit code is the right one and the balance even; says whether all is done.
+#[track_caller]
+fn judge(natural: &Natural, endless: bool) -> bool {
+    let Natural { ended, told, buffers } = natural;
+    assert!(ended.stderr.contains(" done in "), "no balance\n{}", ended.describe());
+    let balance = Balance::of(&lines(ended));
+    balance.assert_even();
+    let right = match ended.code {
+        // A buffer is started only once more during a stop, and that one was killed as well: what
+        // it held is in the spool, for the next start.
+        Some(1) => *buffers >= 2,
+        Some(0) => balance.kept == 0 && (endless || (balance.failed, balance.left) == (0, 0)),
+        // A job that was in hand each time when its worker was killed.
+        Some(3) => !endless && balance.kept == 0 && balance.left == 0,
+        // Nobody can end a process that waits for a disk, and this one has not answered for as long as
+        // the deadline.
+        Some(4) => ended.stderr.contains("could not even be killed"),
+        Some(5) => {
+            let left = balance.left > 0 || balance.or_more;
+            !endless && *told && balance.kept == 0 && left
+        }
+        _ => false,
+    };
+    assert!(right, "not the right code\n{}", ended.describe());
+    matches!(ended.code, Some(0 | 3)) && !(endless && *told)
+}
+
+#[track_caller]
+fn assert_no_stray_file(place: &Place) {
+    let mut files = place.files();
+    files.retain(|name| ![OUTPUT, SPOOL, "jobs.txt", "published"].contains(&name.as_str()));
+    assert!(files.is_empty(), "files left behind: {files:?}");
+}
+
+/// The value of a key of a line that was written by `tests/programs/killed.rs`.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let rest = line.split_once(&format!("\"{key}\":"))?.1;
+    Some(rest.split([',', '}']).next()?.trim_matches('"'))
+}
+
+fn number(line: &str, key: &str) -> Option<u64> {
+    value(line, key)?.parse().ok()
+}
+
+/// The lines of the output, all of them whole.
+#[track_caller]
+fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole");
+    text.lines()
+}
+
+/// The records of each thread are there from its first one on, in order and without a gap.
+#[track_caller]
+fn assert_next<'a>(last: &mut BTreeMap<&'a str, (u64, &'a str)>, line: &'a str) -> &'a str {
+    let who = value(line, "who").unwrap_or_else(|| panic!("not a record: {line}"));
+    let (nth, before) = last.insert(who, (0, line)).unwrap_or((0, ""));
+    assert_eq!(number(line, "nth"), Some(nth + 1), "{line}\nbehind {before}");
+    last.insert(who, (nth + 1, line));
+    before
+}
+
+/// Each job of the list has the same number of outcomes, one for each time that the list was begun.
+#[track_caller]
+fn assert_each_job_once(text: &str, jobs: &[String], begun_at_most: u64, tally: &mut Tally) {
+    let mut outcomes = vec![0; jobs.len()];
+    let mut last = BTreeMap::new();
+    for line in whole_lines(text) {
+        if line.contains("\"ok\":false") {
+            let failed: Value = serde_json::from_str(line).expect("a line of JSON");
+            let job = failed["seq"].as_u64().expect("a number") as usize;
+            let error = failed["error"].as_str().expect("a reason");
+            assert!(error.contains("died 3 times") && error.contains("SIGKILL"), "{line}");
+            outcomes[job - 1] += 1;
+            tally.note("jobs that have failed after three deaths");
+            continue;
+        }
+        let job = number(line, "job").unwrap_or_else(|| panic!("not a record: {line}"));
+        let (part, of) = (number(line, "part"), 1 + job % 3);
+        let before = assert_next(&mut last, line);
+        let behind = if part == Some(1) { 0 } else { job };
+        let same = number(before, "job") == Some(behind) && number(before, "part") < part;
+        let whole = number(before, "part") == number(before, "of");
+        assert!(if behind == 0 { whole } else { same }, "a torn job: {line}\nbehind {before}");
+        outcomes[job as usize - 1] += u64::from(part == Some(of));
+        let (who, nth) = (value(line, "who").unwrap_or(""), number(line, "nth").unwrap_or(0));
+        let mut expected = format!("{{\"job\":{job},\"part\":{},\"of\":{of},", part.unwrap_or(0));
+        let (text, pad) = (&jobs[job as usize - 1], "x".repeat((job * 31 % 200) as usize));
+        let _ = write!(expected, "\"who\":\"{who}\",\"nth\":{nth},");
+        let _ = write!(expected, "\"text\":\"{text}\",\"pad\":\"{pad}\"}}");
+        assert_eq!(line, expected);
+    }
+    let torn = last.values().find(|(_, line)| number(line, "part") != number(line, "of"));
+    assert!(torn.is_none(), "half of a job: {torn:?}");
+    let begun = outcomes[0];
+    assert!((1..=1 + begun_at_most).contains(&begun), "the list was begun {begun} times");
+    let wrong: Vec<_> = (1..).zip(&outcomes).filter(|(_, count)| **count != begun).collect();
+    assert!(wrong.is_empty(), "jobs without an outcome, or with two (of {begun}): {wrong:?}");
+}
+
+#[test]
+fn whoever_is_killed_whenever_each_job_has_its_results_once_and_in_order() {
+    tell("jobs", |tally, seed| {
+        let place = Place::of(example("test_pipelines"));
+        let mut story = Story::new(&place, "j", seed, tally);
+        let settings = Settings::of(&mut story.seed, "j");
+        let jobs = place.jobs(settings.count as usize);
+        to_the_end(&mut story, &place, "killed-jobs", &settings);
+        let begun = story.done_and_killed;
+        let text = place.read(OUTPUT);
+        assert_each_job_once(&text, &jobs, begun, tally);
+        note_back_pressure(&settings, &text, tally);
+    });
+}
+
+/// What is more than the lanes hold can only have been written because they were full.
+fn note_back_pressure(settings: &Settings, text: &str, tally: &mut Tally) {
+    if settings.only_full_lanes && text.len() as u64 > 8 * settings.lane {
+        tally.note("stories in which only full lanes were flushed");
+    }
+}
+
+#[test]
+fn whoever_is_killed_whenever_what_a_producer_has_published_is_written_once_and_in_order() {
+    tell("producers", |tally, seed| {
+        let place = Place::of(example("test_pipelines"));
+        std::fs::create_dir(place.path("published")).expect("a directory");
+        let mut story = Story::new(&place, "p", seed, tally);
+        let settings = Settings::of(&mut story.seed, "p");
+        to_the_end(&mut story, &place, "killed-producers", &settings);
+        let text = place.read(OUTPUT);
+        let mut last = BTreeMap::new();
+        for line in whole_lines(&text) {
+            assert_next(&mut last, line);
+            let (who, nth) = (value(line, "who").unwrap_or(""), number(line, "nth").unwrap_or(0));
+            let pad = "x".repeat((nth * 31 % 200) as usize);
+            assert_eq!(line, format!("{{\"who\":\"{who}\",\"nth\":{nth},\"pad\":\"{pad}\"}}"));
+        }
+        assert_what_was_published_is_there(&place, &last);
+        let whole = last.values().filter(|(nth, _)| *nth == settings.count).count();
+        assert!(whole >= 2, "both producers have come to their end: {last:?}");
+        note_back_pressure(&settings, &text, tally);
+    });
+}
+
+/// What `emit` has returned for is in the output, and at most one more of each producer: it was
+/// killed before it could note it.
+#[track_caller]
+fn assert_what_was_published_is_there(place: &Place, last: &BTreeMap<&str, (u64, &str)>) {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(place.path("published")).expect("the directory") {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().into_string().expect("UTF-8");
+        let bytes = std::fs::read(entry.path()).expect("a file");
+        let published = bytes.try_into().map_or(0, u64::from_le_bytes);
+        let written = last.get(name.as_str()).map_or(0, |(nth, _)| *nth);
+        let right = (published..=published + 1).contains(&written);
+        assert!(right, "{name} has published {published} records, and {written} are written");
+        names.insert(name);
+    }
+    let strange = last.keys().find(|name| !names.contains(**name));
+    assert!(strange.is_none(), "records of nobody: {strange:?}");
 }
 
 #[track_caller]
 fn records(place: &Place) -> Vec<Value> {
-    let text = place.read("out.jsonl");
-    assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole");
-    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
-}
-
-#[test]
-fn whoever_is_killed_each_job_has_its_result_once() {
-    let mut seed = Seed::new();
-    let mut kills = 0;
-    for _ in 0..runs() {
-        let place = Place::of(example("test_pipelines"));
-        let jobs = place.jobs(JOBS);
-        kills += run_with_kills(&place, &["slow", "2"], &mut seed, Duration::from_millis(150));
-        let mut seen = vec![0; jobs.len()];
-        for record in records(&place) {
-            let number = record["number"].as_u64().expect("a number") as usize;
-            assert_eq!(record["text"].as_str(), Some(jobs[number - 1].as_str()));
-            seen[number - 1] += 1;
-        }
-        let wrong: Vec<usize> = (1..=jobs.len()).filter(|number| seen[number - 1] != 1).collect();
-        assert!(wrong.is_empty(), "jobs with no result, or with two: {wrong:?}");
-    }
-    eprintln!("{kills} kills");
-    assert!(kills as u64 > runs(), "hardly anything was killed: {kills}");
-}
-
-#[test]
-fn whoever_is_killed_records_of_each_producer_are_whole_in_order_and_written_once() {
-    let mut seed = Seed::new();
-    let mut kills = 0;
-    for _ in 0..runs() {
-        let place = Place::of(example("test_pipelines"));
-        let records_each = RECORDS.to_string();
-        let arguments = ["burst", &records_each, "2"];
-        kills += run_with_kills(&place, &arguments, &mut seed, Duration::from_millis(60));
-        // Each process counts from 1; one that was killed stops somewhere, the last ones of each
-        // of the two lanes don't.
-        let mut last: BTreeMap<String, u64> = BTreeMap::new();
-        for record in records(&place) {
-            let process = record["text"].as_str().expect("a text").to_owned();
-            let number = record["number"].as_u64().expect("a number");
-            let before = last.insert(process.clone(), number).unwrap_or(0);
-            assert_eq!(number, before + 1, "the records of process {process}");
-        }
-        let whole = last.values().filter(|count| **count == RECORDS).count();
-        assert!(whole >= 2, "both producers came to their end: {last:?}");
-    }
-    eprintln!("{kills} kills");
-    assert!(kills as u64 > runs(), "hardly anything was killed: {kills}");
+    whole_lines(&place.read(OUTPUT))
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect()
 }
 
 /// A job that ends its worker fails after three deaths alone; all others have their result.

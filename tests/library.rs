@@ -267,3 +267,17 @@ fn typed_records_are_read_back_as_their_type_and_a_failure_is_said_in_the_log() 
     assert_eq!(lines, expected);
     assert!(ended.stderr.contains("job 7 has failed (attempt 1): seven"), "{}", ended.describe());
 }
+
+#[test]
+fn with_hardly_any_slots_nobody_waits_for_one_who_waits_for_him() {
+    // Many jobs: whoever must be seen to lie down at the wrong moment does so once in some 100,000.
+    for (slots, jobs) in [(1, 100_000), (3, 20_000)] {
+        let place = Place::of(example("test_pipelines"));
+        let jobs = place.jobs(jobs);
+        place.command(&["few-slots", &slots.to_string()]).finish().assert_exit(0);
+        let numbers: Vec<u64> =
+            place.read("out.jsonl").lines().map(|line| line.parse().expect("a number")).collect();
+        let expected: Vec<u64> = (1..=jobs.len() as u64).collect();
+        assert!(numbers == expected, "{} numbers, not in order or not all", numbers.len());
+    }
+}

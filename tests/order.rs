@@ -215,7 +215,7 @@ fn a_job_that_does_not_end_is_killed_before_the_deadline_and_the_rest_is_written
     place.work_script(
         "case $1 in endless*) [ -e calm ] || { trap '' TERM INT HUP; sleep 1000; };; esac",
     );
-    let run = place.run_work(&[&OPTIONS[..], &["--deadline", "1s"]].concat()).start();
+    let run = place.run_work(&[&OPTIONS[..], &["--deadline", "4s"]].concat()).start();
     run.until_started(14);
     run.signal(Signal::TERM);
     let ended = run.wait();

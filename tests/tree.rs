@@ -135,6 +135,28 @@ fn the_lifecycle_has_no_clock_no_system_call_and_no_log() {
     }
 }
 
+/// Where the time of day is asked for: to be read by people, or as a number that means nothing.
+const WALL_CLOCKS: [&str; 6] = [
+    "src/control/launch.rs",
+    "src/flow/queue/jobs.rs",
+    "src/flow/queue/spool.rs",
+    "src/flow/worker/command.rs",
+    "src/log.rs",
+    "src/sys/clock.rs",
+];
+
+#[test]
+fn the_clock_on_the_wall_may_jump_since_nothing_waits_by_it() {
+    let asks = |path: &Path| {
+        let code = code(path);
+        let words = ["wall()", "Realtime", "SystemTime", "Timestamp::now", "Zoned::now"];
+        words.iter().any(|word| code.contains(word))
+    };
+    let asking: Vec<String> =
+        rust_files("src").iter().filter(|path| asks(path)).map(|path| relative(path)).collect();
+    assert_eq!(asking, WALL_CLOCKS, "a deadline goes by `clock::now`");
+}
+
 #[test]
 fn unsafe_code_stands_in_few_files_and_each_block_has_its_reason() {
     let mut with_unsafe = Vec::new();
@@ -184,4 +206,21 @@ fn files_stay_short() {
 fn the_binary_is_only_an_entry() {
     let lines = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/procsig.rs"));
     assert!(lines.lines().count() < 80);
+}
+
+#[test]
+fn every_test_that_the_table_of_faults_names_is_there() {
+    let table = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/README.md"));
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let quoted = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let name = |word: &&str| {
+        word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let names: Vec<&str> = quoted.filter(name).collect();
+    assert!(names.len() > 40, "the check has found too little: {names:?}");
+    let files = ["src", "tests"].map(rust_files).concat();
+    let all: String = files.iter().map(|path| code(path) + "\n").collect();
+    let there = |name: &&str| all.contains(&format!("fn {name}()"));
+    let missing: Vec<&str> = names.into_iter().filter(|name| !there(name)).collect();
+    assert!(missing.is_empty(), "tests/README.md names tests that are not there: {missing:#?}");
 }

@@ -16,7 +16,7 @@ use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
 use crate::flow::queue::{bell, orphans, processes};
 use crate::flow::sink::file::FileSink;
-use crate::flow::source;
+use crate::flow::source::{self, intake::Intake};
 use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::{self, Produce, Settings, Work};
 use crate::stop::Stop;
@@ -28,6 +28,10 @@ use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
+
+/// By how much of a thousand the kernel prefers workers when memory runs out: theirs is the memory
+/// that somebody else's code takes, and another one finds the job in the spool.
+const WORKERS_FIRST: i32 = 500;
 
 /// What the workers of one kind do.
 pub(crate) enum Task {
@@ -51,6 +55,8 @@ pub(crate) struct Launch {
     kinds: Vec<Kind>,
     spool: Arc<Spool>,
     sink: RefCell<FileSink>,
+    /// Held for as long as the run lasts, for each source in turn.
+    intake: Option<Intake>,
     opening: Opening,
     run_id: u64,
 }
@@ -67,7 +73,8 @@ impl Launch {
         }
         let opening = balance::open(&spool)?;
         let (spool, sink) = (Arc::new(spool), RefCell::new(sink));
-        let launch = Launch { config, kinds, spool, sink, opening, run_id };
+        let intake = config.jobs.as_ref().and_then(|list| Intake::open(&list.lines));
+        let launch = Launch { config, kinds, spool, sink, intake, opening, run_id };
         launch.sign();
         Ok(launch)
     }
@@ -81,7 +88,7 @@ impl Launch {
         for (word, value) in [
             (&run.main_start, 0),
             (&run.run_id, self.run_id),
-            (&run.boot_id, prepare::boot_id()),
+            (&run.boot_id, proc_fs::boot_id()),
             (&run.main_pid, pid.into()),
             (&run.started, clock::nanos(clock::wall())),
             (&run.deadline, clock::nanos(shutdown.deadline)),
@@ -152,8 +159,15 @@ impl Launch {
     }
 
     /// Descriptors that are open for another role.
-    pub(crate) fn descriptors_foreign_to(&self, child: Child) -> Option<RawFd> {
-        (child != Child::Buffer).then(|| self.sink.borrow().descriptor())
+    pub(crate) fn descriptors_foreign_to(&self, child: Child) -> Vec<RawFd> {
+        let mut foreign = Vec::new();
+        if child != Child::Buffer {
+            foreign.push(self.sink.borrow().descriptor());
+        }
+        if let Some(intake) = self.intake.as_ref().filter(|_| child != Child::Source) {
+            foreign.extend(intake.descriptors());
+        }
+        foreign
     }
 
     pub(crate) fn wake_all(&self) {
@@ -194,10 +208,19 @@ impl Launch {
 
     /// One line about how it stands.
     pub(crate) fn status(&self) -> String {
-        match balance::close(&self.spool, &self.opening) {
+        match self.balance() {
             Ok(balance) => balance.to_string(),
             Err(error) => error.to_string(),
         }
+    }
+
+    fn balance(&self) -> Result<Balance, Error> {
+        let mut balance = balance::close(&self.spool, &self.opening)?;
+        if self.has_source() && !balance.complete && balance.jobs_left == 0 {
+            // Nobody has looked into the list yet: what is in it was not counted.
+            balance.jobs_left_exact = false;
+        }
+        Ok(balance)
     }
 
     /// Counts, and notes the end, when no process runs any more.
@@ -205,7 +228,7 @@ impl Launch {
     /// # Errors
     /// If the spool can't be read.
     pub(crate) fn close(&self, in_order: bool) -> Result<Balance, Error> {
-        let balance = balance::close(&self.spool, &self.opening)?;
+        let balance = self.balance()?;
         if in_order && balance.complete && balance.kept == 0 {
             let (generation, position) = ListPosition::load(&self.spool);
             let complete = ListPosition { complete: true, ..position };
@@ -266,7 +289,8 @@ impl Launch {
             let _written = std::io::Write::write(&mut (&interrupter), b"!");
         });
         child::listen(orders, main, stop.clone(), self.config.shutdown.deadline, || {})?;
-        let end = source::run(&self.spool, list, entry.first, interrupt.as_fd(), &stop, ready)?;
+        let (intake, interrupt) = (self.intake.as_ref(), interrupt.as_fd());
+        let end = source::run(&self.spool, list, intake, entry.first, interrupt, &stop, ready)?;
         log::info!("stopped");
         Ok(match end {
             source::End::Stopped => Outcome::Stopped,
@@ -283,6 +307,7 @@ impl Launch {
         ready: impl FnOnce(),
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
+        process::offer_to_be_killed_first(WORKERS_FIRST);
         self.restrict(Role::Worker)?;
         process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         let (kind, _) = self.kind(lane);

@@ -107,7 +107,13 @@ pub(crate) fn install() -> Result<Installed, Error> {
         None => Asked::Stop.send(&stop),
     };
     ctrlc::set_handler(handler).map_err(|error| {
-        fail()(std::io::Error::other(format!("{error}; another handler is installed already")))
+        fail()(match error {
+            ctrlc::Error::System(error) => error,
+            // Only these two signals are asked for, and there are such.
+            ctrlc::Error::MultipleHandlers | ctrlc::Error::NoSuchSignal(_) => {
+                std::io::Error::other("a handler of this program is installed already")
+            }
+        })
     })?;
     // ctrlc takes SIGHUP as well. What was ignored at start, as under nohup, stays ignored.
     let handler = replace(Signal::SIGHUP, hangup_ignored).map_err(fail())?;

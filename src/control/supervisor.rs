@@ -321,6 +321,8 @@ impl Supervisor<'_> {
         if matches!(child, Child::Worker(_)) {
             self.sessions.insert(pid.as_raw());
         }
+        // What the process before it has said, or died of, is not this one's.
+        self.last_words.take_if(|(who, _)| *who == child);
         self.by_pid.insert(pid, child);
         self.handles.insert(child, Handle { pid, orders, descriptor: orders_descriptor });
         log::debug!("started {} as {pid}", self.launch.name(child));

@@ -6,9 +6,9 @@
 
 use super::queue::commit::{Commit, Totals};
 use super::queue::jobs::Jobs;
-use super::queue::lane::{Mark, count_records};
 use super::queue::position::ListPosition;
 use super::queue::processes;
+use super::queue::reader::{Mark, Survey, survey};
 use super::queue::spool::Spool;
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
@@ -20,6 +20,8 @@ pub(crate) struct Opening {
     published: Vec<u64>,
     /// Records that are published and not written.
     kept: u64,
+    /// The spool was found damaged, or the power had been cut: what is lost was lost before this run.
+    damaged: bool,
     totals: Totals,
 }
 
@@ -36,6 +38,11 @@ pub struct Balance {
     pub dead_letters: u64,
     /// Records that are published and not written: they are in the spool.
     pub kept: u64,
+    /// Records that were published and are lost: the spool was damaged, or the power was cut. What
+    /// was left of them is put aside.
+    pub quarantined: u64,
+    /// Records of those that were lost while the pipeline ran, of a spool that was sound before.
+    pub lost_in_run: u64,
     /// Jobs that were done.
     pub jobs_done: u64,
     /// Jobs that have failed for good.
@@ -48,12 +55,20 @@ pub struct Balance {
     pub jobs_left_exact: bool,
     /// The list was run to its end.
     pub complete: bool,
+    /// Jobs of the list that have ended without an outcome: what was lost with a damaged spool, or with
+    /// the power. Less than none: some have two.
+    pub jobs_lost: i64,
+    /// The spool was damaged at some time, or the power was cut.
+    pub(crate) damaged: bool,
 }
 
 impl Balance {
     /// Do both sides agree?
     pub fn agrees(&self) -> bool {
-        self.published + self.kept_before == self.written + self.dead_letters + self.kept
+        // Numbers that a broken worker has stored can be of any size.
+        let sum = |terms: &[u64]| terms.iter().fold(0u64, |sum, term| sum.wrapping_add(*term));
+        sum(&[self.published, self.kept_before])
+            == sum(&[self.written, self.dead_letters, self.kept, self.quarantined])
     }
 }
 
@@ -61,13 +76,17 @@ impl std::fmt::Display for Balance {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             formatter,
-            "{} published + {} kept before = {} written + {} dead letters + {} kept; jobs: {} \
+            "{} published + {} kept before = {} written + {} dead letters + {} kept{}; jobs: {} \
              done, {} failed, {}{} left",
             self.published,
             self.kept_before,
             self.written,
             self.dead_letters,
             self.kept,
+            match self.quarantined {
+                0 => String::new(),
+                lost => format!(" + {lost} quarantined"),
+            },
             self.jobs_done,
             self.jobs_failed,
             self.jobs_left,
@@ -78,16 +97,20 @@ impl std::fmt::Display for Balance {
 
 /// Opens the books, before anything runs.
 pub(crate) fn open(spool: &Spool) -> Result<Opening, Error> {
-    let books = Commit::load(spool);
-    let published = records_in_lanes(spool, &books.lanes)?;
+    let books = Commit::load(spool).believed(spool);
+    let surveys = survey_lanes(spool, &books.lanes)?;
+    let published: Vec<u64> = surveys.iter().map(|survey| survey.end.records).collect();
     let kept = kept(&published, &books.lanes);
-    Ok(Opening { published, kept, totals: books.totals })
+    let run = spool.run();
+    let damaged = [&run.damaged, &run.boots].iter().any(|word| word.load(Ordering::Relaxed) != 0);
+    Ok(Opening { published, kept, damaged, totals: books.totals })
 }
 
 /// Closes the books, when no process runs any more.
 pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> {
-    let books = Commit::load(spool);
-    let in_lanes = records_in_lanes(spool, &books.lanes)?;
+    let books = Commit::load(spool).believed(spool);
+    let in_lanes: Vec<u64> =
+        survey_lanes(spool, &books.lanes)?.iter().map(|survey| survey.end.records).collect();
     // A worker that has ended in order has said itself how much it has published. One that was
     // killed may have been about to: then the frames say.
     let published = (0..spool.lanes()).map(|lane| {
@@ -101,27 +124,49 @@ pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> 
         published.zip(&opening.published).map(|(end, start)| end.saturating_sub(*start)).sum();
     let pending = Jobs(spool).pending() as u64;
     let (_, position) = ListPosition::load(spool);
+    let quarantined = books.totals.quarantined.wrapping_sub(opening.totals.quarantined);
     Ok(Balance {
         published,
         kept_before: opening.kept,
-        written: books.totals.results - opening.totals.results,
-        dead_letters: books.totals.dead_letters - opening.totals.dead_letters,
+        written: books.totals.results.wrapping_sub(opening.totals.results),
+        dead_letters: books.totals.dead_letters.wrapping_sub(opening.totals.dead_letters),
         kept: kept(&in_lanes, &books.lanes),
-        jobs_done: books.totals.jobs_done - opening.totals.jobs_done,
-        jobs_failed: books.totals.jobs_failed - opening.totals.jobs_failed,
+        quarantined,
+        lost_in_run: if opening.damaged { 0 } else { quarantined },
+        jobs_done: books.totals.jobs_done.wrapping_sub(opening.totals.jobs_done),
+        jobs_failed: books.totals.jobs_failed.wrapping_sub(opening.totals.jobs_failed),
         jobs_failed_of_list: books.totals.jobs_failed.saturating_sub(position.failed_before),
         jobs_left: pending + position.left.unwrap_or(0),
         // Round 0: there is no list, or nothing of it was handed out.
         jobs_left_exact: position.left.is_some() || position.at_end || position.round == 0,
         complete: position.at_end && pending == 0,
+        jobs_lost: jobs_lost(spool, &books, &position, pending),
+        damaged: books.totals.torn > 0
+            || books.boots > 0
+            || spool.run().damaged.load(Ordering::Relaxed) != 0,
     })
 }
 
-fn records_in_lanes(spool: &Spool, heads: &[Mark]) -> Result<Vec<u64>, Error> {
+/// Jobs that were handed out since the list was begun, less those that have ended: in the slots,
+/// counted by the source, against what the frames said, counted by the buffer.
+fn jobs_lost(spool: &Spool, books: &Commit, position: &ListPosition, pending: u64) -> i64 {
+    let drained = |(lane, head): (usize, &Mark)| {
+        spool.producer(lane).tail.load(Ordering::Acquire) == head.offset
+    };
+    let Some(before) = position.ended_before else { return 0 };
+    if position.round == 0 || position.complete || !books.lanes.iter().enumerate().all(drained) {
+        return 0;
+    }
+    let handed_out = position.seq.wrapping_sub(pending);
+    let ended = books.totals.jobs_done.wrapping_add(books.totals.jobs_failed).wrapping_sub(before);
+    handed_out.wrapping_sub(ended).cast_signed()
+}
+
+fn survey_lanes(spool: &Spool, heads: &[Mark]) -> Result<Vec<Survey>, Error> {
     heads
         .iter()
         .enumerate()
-        .map(|(lane, head)| count_records(spool, lane, *head))
+        .map(|(lane, head)| survey(spool, lane, *head))
         .collect::<Result<_, _>>()
         .map_err(Error::system("can't read the lanes"))
 }

@@ -3,12 +3,14 @@
 //! The lanes are the memory; there is no second queue. The buffer sleeps until a threshold is
 //! reached, the oldest record is old enough, a worker waits for room, or it is told to stop; an
 //! idle pipeline does not wake it at all. The steps of a batch are those of
-//! [`super::queue::commit`].
+//! [`super::queue::commit`]; what is done about a batch of a dead buffer stands in [`recovery`].
 
-use super::queue::bell;
+mod recovery;
+
 use super::queue::commit::{Commit, Totals};
-use super::queue::lane::{Gathered, LaneReader, Mark, Torn};
+use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
+use super::queue::{bell, ends};
 use super::sink::Sink;
 use crate::config;
 use crate::error::Error;
@@ -60,13 +62,20 @@ pub(crate) fn run(
         oldest: None,
         synced: clock::now(),
         dirty: true,
+        insane: vec![false; spool.lanes()],
     };
     // Before what may wait for room on a full disk: that is no reason to be killed for.
     ready();
     buffer.recover()?;
     buffer.collect()?;
+    buffer.close_books();
     buffer.sink.look()?;
     buffer.sync()?;
+    if buffer.insane.contains(&true) {
+        let message = "a lane has a tail that no worker can have stored; what is behind it is \
+                       looked through by the next start";
+        return Err(Error::file(&spool.path, "the spool is damaged", message));
+    }
     Ok(buffer.written)
 }
 
@@ -87,6 +96,8 @@ struct Buffer<'a> {
     synced: Duration,
     /// Something was written since the last sync.
     dirty: bool,
+    /// Lanes whose tail is none that a worker can have stored. Nothing more is read of them.
+    insane: Vec<bool>,
 }
 
 /// What waits in the lanes at one moment.
@@ -96,52 +107,22 @@ struct Pending {
     published: Vec<u64>,
     records: u64,
     bytes: u64,
-    /// A worker waits for room.
+    /// A worker waits for room, or the source for a commit.
     waiting: bool,
 }
 
 impl Buffer<'_> {
-    /// Finishes the batch that the last buffer was writing when it died, exactly that one.
-    fn recover(&mut self) -> Result<(), Error> {
-        let intent = Commit::load_intent(self.spool, &self.books);
-        self.gathered.clear();
-        let base = match &intent {
-            None => self.books.sinks[0],
-            Some(intent) => {
-                let ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
-                let lanes = self.gather(&ends, usize::MAX)?;
-                if lanes != intent.lanes {
-                    let lane = (0..lanes.len()).find(|lane| lanes[*lane] != intent.lanes[*lane]);
-                    let lane = lane.unwrap_or(0);
-                    return Err(self.damaged(Torn { lane, offset: lanes[lane].offset }));
-                }
-                intent.sinks[0]
-            }
-        };
-        let done = self.sink.open(base, &self.gathered.results)?;
-        if let Some(intent) = intent {
-            log::info!(
-                "going on with the batch that was being written: {done} of {} bytes are there",
-                self.gathered.results.len()
-            );
-            let next = self.books_after(intent.lanes);
-            self.write_all(done)?;
-            self.commit(next)?;
-        }
-        // Also what an earlier buffer had committed and not yet freed.
-        self.free();
-        Ok(())
+    /// Gathers units up to the given ends, and says how far that is.
+    fn gather(&mut self, ends: &[u64], bytes_max: usize) -> Vec<Mark> {
+        let mut lanes = self.books.lanes.clone();
+        self.gather_on(&mut lanes, ends, bytes_max);
+        lanes
     }
 
-    /// Gathers frames up to the given ends, and says where they end.
-    fn gather(&mut self, ends: &[u64], bytes_max: usize) -> Result<Vec<Mark>, Error> {
-        let mut lanes = self.books.lanes.clone();
-        for (lane, reader) in self.readers.iter().enumerate() {
-            reader
-                .gather(&mut lanes[lane], ends[lane], bytes_max, &mut self.gathered)
-                .map_err(|torn| damaged(self.spool, torn))?;
+    fn gather_on(&mut self, lanes: &mut [Mark], ends: &[u64], bytes_max: usize) {
+        for ((reader, mark), end) in self.readers.iter().zip(lanes).zip(ends) {
+            reader.gather(mark, *end, bytes_max, &mut self.gathered);
         }
-        Ok(lanes)
     }
 
     /// The books as they will be once what was gathered is written.
@@ -149,14 +130,18 @@ impl Buffer<'_> {
         let (totals, gathered) = (self.books.totals, &self.gathered);
         Commit {
             generation: self.books.generation + 1,
+            boots: self.books.boots,
             totals: Totals {
                 results: totals.results + gathered.result_records,
                 dead_letters: totals.dead_letters + gathered.dead_letter_records,
                 jobs_done: totals.jobs_done + gathered.jobs_done,
                 jobs_failed: totals.jobs_failed + gathered.jobs_failed,
+                quarantined: totals.quarantined.wrapping_add_signed(gathered.lost),
+                torn: totals.torn + gathered.torn.len() as u64,
             },
             sinks: [self.sink.position(), None],
             lanes,
+            synced: self.books.synced.clone(),
         }
     }
 
@@ -189,22 +174,41 @@ impl Buffer<'_> {
         }
     }
 
-    fn look(&self) -> Pending {
+    fn look(&mut self) -> Pending {
         let mut pending = Pending::default();
-        for (lane, mark) in self.books.lanes.iter().enumerate() {
-            let producer = self.spool.producer(lane);
-            // SYNC POINT `publish`.
-            let tail = producer.tail.load(Ordering::Acquire);
-            let published = producer.published.load(Ordering::Relaxed);
+        for lane in 0..self.books.lanes.len() {
+            let tail = self.tail(lane).unwrap_or_else(|| self.books.lanes[lane].offset);
+            self.note_sanity(lane);
+            let mark = self.books.lanes[lane];
+            let published = self.spool.producer(lane).published.load(Ordering::Relaxed);
+            pending.bytes = pending.bytes.saturating_add(tail - mark.offset);
             // A broken worker can store any number here; the frames are what is believed.
-            pending.bytes = pending.bytes.saturating_add(tail.saturating_sub(mark.offset));
             pending.records =
                 pending.records.saturating_add(published.saturating_sub(mark.records));
             pending.waiting |= self.waits_for_room(lane);
             pending.tails.push(tail);
             pending.published.push(published);
         }
+        pending.waiting |= pending.bytes > 0 && self.source_waits();
         pending
+    }
+
+    /// Up to where a lane is published; `None` if its tail is none that a worker can have stored.
+    fn tail(&self, lane: usize) -> Option<u64> {
+        let tail = ends::tail(self.spool.producer(lane));
+        self.readers[lane].is_sane(self.books.lanes[lane], tail).then_some(tail)
+    }
+
+    fn note_sanity(&mut self, lane: usize) {
+        let insane = self.tail(lane).is_none();
+        if insane && !self.insane[lane] {
+            log::error!(
+                "{}: lane {lane} has a tail that no worker can have stored; nothing is read of it \
+                 until it has another",
+                self.spool.path.display()
+            );
+        }
+        self.insane[lane] = insane;
     }
 
     fn is_due(&self, pending: &Pending, oldest: Duration, now: Duration) -> bool {
@@ -219,39 +223,43 @@ impl Buffer<'_> {
     fn flush(&mut self, tails: &[u64]) -> Result<(), Error> {
         loop {
             self.gathered.clear();
-            let lanes = self.gather(tails, BATCH_BYTES)?;
+            let lanes = self.gather(tails, BATCH_BYTES);
             if lanes == self.books.lanes {
-                return Ok(());
+                break;
             }
+            self.put_torn_aside()?;
             self.sink.look()?;
             let next = self.books_after(lanes);
             next.store_intent(self.spool);
+            if self.syncs_always() {
+                // With it the commit before becomes durable, and only then its frames may go.
+                self.sync_spool()?;
+                self.free();
+            }
             self.write_all(0)?;
             self.commit(next)?;
-            self.free();
+            if !self.syncs_always() {
+                self.free();
+            }
         }
+        if self.syncs_always() {
+            self.sync_spool()?;
+            self.free();
+            self.dirty = false;
+        }
+        Ok(())
     }
 
     fn write_all(&mut self, mut done: usize) -> Result<(), Error> {
-        let mut said = false;
+        let mut room = Room::default();
         while done < self.gathered.results.len() {
             match self.sink.write(&self.gathered.results[done..]) {
                 Ok(written) => done += written,
-                Err(error) if is_full(&error) => {
-                    if !said {
-                        log::warn!(
-                            "{}: {error}; waiting for room, the records are kept",
-                            self.sink.name()
-                        );
-                        said = true;
-                    }
-                    // Nothing else can be done meanwhile: no event says that there is room.
-                    std::thread::sleep(FULL_DISK_PAUSE);
-                }
+                Err(error) if is_full(&error) => room.wait(Path::new(&self.sink.name()), &error),
                 Err(error) => return Err(self.failed("can't write the output", error)),
             }
         }
-        if said {
+        if room.waited_for {
             log::info!("{}: there is room again", self.sink.name());
         }
         self.dirty = true;
@@ -260,31 +268,40 @@ impl Buffer<'_> {
 
     /// Commits what was written; synced before, if the policy says so.
     fn commit(&mut self, mut next: Commit) -> Result<(), Error> {
-        let always = matches!(self.policy.sync, config::SyncPolicy::Always);
-        if always {
+        if self.syncs_always() {
             self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
         }
         next.sinks[0] = self.sink.position();
+        if self.syncs_always() {
+            next.all_synced();
+        }
         next.store(self.spool);
         self.books = next;
         self.written += self.gathered.result_records;
-        if always {
-            self.spool.sync().map_err(|error| self.spool_failed(error))?;
-            self.dirty = false;
-        }
         Ok(())
+    }
+
+    fn syncs_always(&self) -> bool {
+        matches!(self.policy.sync, config::SyncPolicy::Always)
     }
 
     /// Lets the writers have the space of what is committed, and wakes those that wait for it.
     fn free(&self) {
         for (lane, mark) in self.books.lanes.iter().enumerate() {
-            // SYNC POINT `free`.
-            self.spool.consumer(lane).freed.store(mark.offset, Ordering::Release);
+            ends::free(self.spool.consumer(lane), mark.offset);
         }
         full_fence();
         for lane in 0..self.spool.lanes() {
             bell::ring_after_fence(self.spool.lane_bell(lane));
         }
+        if self.source_waits() {
+            bell::ring_after_fence(&self.spool.bells().source);
+        }
+    }
+
+    /// Does the source wait for a commit?
+    fn source_waits(&self) -> bool {
+        self.spool.bells().source_waits.load(Ordering::SeqCst) != 0
     }
 
     /// When the next sync is due, if something is to be synced.
@@ -297,31 +314,43 @@ impl Buffer<'_> {
         }
     }
 
+    /// The spool goes first: an output that has outlived a power loss without the frames that it
+    /// came from could not be told from one that somebody else has written. Then the output, then
+    /// the commit that says so.
     fn sync(&mut self) -> Result<(), Error> {
+        if self.dirty {
+            self.sync_spool()?;
+        }
         self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
-        // The commit with the synced position, so that after a power loss it is known.
         let mut next = self.books.clone();
         next.generation += 1;
         next.sinks[0] = self.sink.position();
+        next.all_synced();
         next.store(self.spool);
         self.books = next;
-        self.spool.sync().map_err(|error| self.spool_failed(error))?;
+        self.sync_spool()?;
         self.synced = clock::now();
         self.dirty = false;
         Ok(())
+    }
+
+    fn sync_spool(&self) -> Result<(), Error> {
+        self.spool
+            .sync()
+            .map_err(|error| Error::file(&self.spool.path, "can't sync the spool", error))
     }
 
     /// Sleeps until there is something to do.
     fn sleep(&self, pending: &Pending) {
         let (records_at, bytes_at) = self.thresholds(pending);
         for (lane, mark) in self.books.lanes.iter().enumerate() {
-            let consumer = self.spool.consumer(lane);
             // From where they stood at that look: what has come since counts.
             let published = pending.published[lane].max(mark.records);
-            let at = published.saturating_add(records_at);
-            consumer.ring_at_published.store(at, Ordering::Relaxed);
-            let at = pending.tails[lane].saturating_add(bytes_at);
-            consumer.ring_at_tail.store(at, Ordering::Relaxed);
+            ends::ask_for_ring(
+                self.spool.consumer(lane),
+                pending.tails[lane].saturating_add(bytes_at),
+                published.saturating_add(records_at),
+            );
         }
         let flush_at = self.oldest.map(|at| at.saturating_add(self.policy.flush.flush_after));
         let until = [flush_at, self.sync_at()].into_iter().flatten().min();
@@ -351,11 +380,11 @@ impl Buffer<'_> {
     fn was_rung_for(&self) -> bool {
         (0..self.spool.lanes()).any(|lane| {
             let (producer, consumer) = (self.spool.producer(lane), self.spool.consumer(lane));
-            let tail = producer.tail.load(Ordering::Acquire);
-            tail >= consumer.ring_at_tail.load(Ordering::Relaxed)
-                || producer.published.load(Ordering::Relaxed)
-                    >= consumer.ring_at_published.load(Ordering::Relaxed)
-                || self.waits_for_room(lane)
+            self.tail(lane).is_some_and(|tail| {
+                ends::has_come(producer, consumer)
+                    || (tail > self.books.lanes[lane].offset && self.source_waits())
+                    || self.waits_for_room(lane)
+            })
         })
     }
 
@@ -366,25 +395,29 @@ impl Buffer<'_> {
         let freed = self.spool.consumer(lane).freed.load(Ordering::Relaxed);
         let wanted = producer.waiting_for.load(Ordering::Acquire).saturating_sub(freed);
         wanted > self.spool.layout.geometry.lane_bytes
-            && producer.tail.load(Ordering::Acquire) > self.books.lanes[lane].offset
+            && self.tail(lane).is_some_and(|tail| tail > self.books.lanes[lane].offset)
     }
 
     fn failed(&self, what: &str, error: io::Error) -> Error {
         Error::file(Path::new(&self.sink.name()), what, error)
     }
-
-    fn spool_failed(&self, error: io::Error) -> Error {
-        Error::file(&self.spool.path, "can't sync the spool", error)
-    }
-
-    fn damaged(&self, torn: Torn) -> Error {
-        damaged(self.spool, torn)
-    }
 }
 
-fn damaged(spool: &Spool, torn: Torn) -> Error {
-    let message = format!("{torn}; nothing more is written from it");
-    Error::file(&spool.path, "the spool is damaged", message)
+/// Room on a disk that is full.
+#[derive(Default)]
+struct Room {
+    waited_for: bool,
+}
+
+impl Room {
+    /// Waits a little, and says so once.
+    fn wait(&mut self, file: &Path, error: &io::Error) {
+        if !std::mem::replace(&mut self.waited_for, true) {
+            log::warn!("{}: {error}; waiting for room, the records are kept", file.display());
+        }
+        // Nothing else can be done meanwhile: no event says that there is room.
+        std::thread::sleep(FULL_DISK_PAUSE);
+    }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -392,5 +425,6 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "buffer_tests.rs"]
+mod salvage_tests;
+#[cfg(test)]
 mod tests;

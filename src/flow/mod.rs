@@ -11,8 +11,12 @@ pub(crate) mod buffer;
 pub(crate) mod emitter;
 pub(crate) mod job;
 pub(crate) mod prepare;
+pub(crate) mod quarantine;
 pub(crate) mod queue;
 pub(crate) mod rebuild;
 pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod worker;
+
+#[cfg(test)]
+mod single_step;

@@ -6,11 +6,14 @@ use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
-use super::queue::settle::{Orphan, settle};
+use super::queue::repair::repair;
+use super::queue::settle::Orphan;
 use super::queue::spool::Spool;
 use super::rebuild::rebuild;
+use super::sink::Sink;
 use super::sink::file::FileSink;
 use super::source::lines;
+use super::source::refill::refill;
 use crate::config::{Config, Lines, Run};
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
@@ -33,7 +36,7 @@ const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 /// is kept in the spool is as it was then.
 pub(crate) fn prepare(
     config: &Config,
-    end: impl FnMut(Orphan),
+    mut end: impl FnMut(Orphan),
 ) -> Result<(Spool, FileSink), Error> {
     check_list(config)?;
     let path = spool_path(config)?;
@@ -48,7 +51,21 @@ pub(crate) fn prepare(
     let mut sink = FileSink::open(&config.output.file, config.output.format.terminator())?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
         end_leftovers(spool);
-        settle_all(spool, end);
+        let run = spool.run();
+        let same_boot = run.boot_id.load(Ordering::Relaxed) == proc_fs::boot_id();
+        if !same_boot {
+            // Until this run signs the spool: killed before that, it is found once more.
+            run.boots.fetch_add(1, Ordering::Release);
+        }
+        repair(spool, |orphan| {
+            // After another boot the numbers of processes mean others.
+            if same_boot {
+                end(orphan);
+            }
+        })?;
+        if let Some(list) = config.jobs.as_ref().filter(|_| !same_boot) {
+            refill(spool, list)?;
+        }
     }
     let spool = match existing {
         Some(spool) if keeps && spool.layout.geometry == geometry => spool,
@@ -59,7 +76,15 @@ pub(crate) fn prepare(
         other => {
             let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
             let begin = ListPosition { round, complete: true, ..ListPosition::default() };
-            Spool::create(&path, geometry, fingerprint, other.as_ref(), |new| begin.store(new, 1))?
+            // From now on it is known where the output was before us.
+            sink.open(None, &[])?;
+            let sinks = [sink.position(), None];
+            Spool::create(&path, geometry, fingerprint, other.as_ref(), |new| {
+                begin.store(new, 1);
+                let mut books = Commit { generation: 1, sinks, ..Commit::initial(new.lanes()) };
+                books.all_synced();
+                books.store(new);
+            })?
         }
     };
     if config.fresh {
@@ -71,13 +96,7 @@ pub(crate) fn prepare(
 /// A list that is run again and again must be one that can be read again.
 fn check_list(config: &Config) -> Result<(), Error> {
     let Some(list) = &config.jobs else { return Ok(()) };
-    let regular = match &list.lines {
-        Lines::File(path) => std::fs::metadata(path).map(|metadata| metadata.is_file()),
-        Lines::Stdin => rustix::fs::fstat(std::io::stdin())
-            .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
-            .map_err(Into::into),
-    };
-    let regular = regular.map_err(|error| {
+    let regular = lines::is_regular(&list.lines).map_err(|error| {
         let name = lines::name(&list.lines).display();
         Error::Config(format!("{name}: can't read the list of jobs: {error}"))
     })?;
@@ -240,38 +259,6 @@ fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Er
     )))
 }
 
-/// Everybody is dead: what they had in hand is done, or ready again. No job is blamed for it: what
-/// ends main as well was hardly a job.
-fn settle_all(spool: &Spool, mut end: impl FnMut(Orphan)) {
-    // After another boot the numbers of processes mean others.
-    let same_boot = spool.run().boot_id.load(Ordering::Relaxed) == boot_id();
-    for lane in 0..spool.lanes() {
-        // Lanes are numbered by u16 in the layout.
-        settle(spool, lane as u16, None, |orphan| {
-            if same_boot {
-                end(orphan);
-            }
-        });
-    }
-    let jobs = Jobs(spool);
-    for index in 0..jobs.len() {
-        let (state, _) = jobs.look(index);
-        let damaged = match state.phase() {
-            Phase::Unknown => true,
-            Phase::Claimed(by) => !spool.has_lane(by.lane),
-            Phase::Free | Phase::Ready => false,
-        };
-        if damaged {
-            log::error!(
-                "{}: the state of job slot {index} is damaged; its job is run again",
-                spool.path.display()
-            );
-            jobs.make_ready(index, state, None);
-        }
-        jobs.make_due(index);
-    }
-}
-
 /// Ends what the jobs of an earlier run have left behind, if that run was killed as a whole.
 fn end_leftovers(spool: &Spool) {
     let run = spool.run();
@@ -291,18 +278,11 @@ fn forget(spool: &Spool) {
         log::warn!("--fresh: {kept} kept jobs are forgotten, the list begins anew");
     }
     let begin = ListPosition { round: position.round, complete: true, ..ListPosition::default() };
-    // First that the list begins anew: killed in between, the rest is forgotten by the next start.
+    // First that the list begins anew: killed in between, what is not forgotten yet is run before it.
     begin.store(spool, generation + 1);
     for index in (0..jobs.len()).filter(|index| jobs.phase(*index) != Phase::Free) {
         jobs.forget(index);
     }
-}
-
-/// First half of the kernel's boot id.
-pub(crate) fn boot_id() -> u64 {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-    u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::sink::Sink;
 use super::sink::file::FileSink;
 use crate::error::Error;
 use crate::stop::Stop;
+use crate::sys::atomic::Ordering;
 use std::path::Path;
 
 /// Moves what is kept in `old`, in which nothing runs and everything is settled, into a new spool
@@ -62,12 +63,12 @@ pub(crate) fn rebuild(
             Jobs(new).adopt(index, &Jobs(old), *from);
         }
         position.store(new, 1);
-        let books = Commit {
-            generation: 1,
-            totals: Commit::load(old).totals,
-            sinks: [sink.position(), None],
-            ..Commit::initial(new.lanes())
-        };
+        let Commit { totals, boots, .. } = Commit::load(old);
+        let sinks = [sink.position(), None];
+        let mut books = Commit { generation: 1, totals, sinks, ..Commit::initial(new.lanes()) };
+        books.all_synced();
         books.store(new);
+        let damaged = old.run().damaged.load(Ordering::Relaxed) | boots;
+        new.run().damaged.store(damaged, Ordering::Relaxed);
     })
 }

@@ -20,6 +20,13 @@ pub(crate) fn try_exclusive(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Lets go of a lock that the description has, although it stays open.
+#[cfg(test)]
+pub(crate) fn release(file: impl AsFd) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK)))?;
+    Ok(())
+}
+
 /// Could the whole file be locked now? Takes no lock.
 ///
 /// # Errors

@@ -28,7 +28,12 @@ pub(crate) struct Mapping {
     base: *mut u8,
     /// Bytes that may be addressed.
     len: usize,
+    #[cfg(test)]
+    private: Option<private::Private>,
 }
+
+#[cfg(test)]
+mod private;
 
 // SAFETY: a mapping is an address that stays valid until drop; all access is by atomics or by
 // copying bytes, which the users of the queue synchronise with the atomics.
@@ -37,6 +42,15 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    fn new(base: *mut u8, len: usize) -> Mapping {
+        Mapping {
+            base,
+            len,
+            #[cfg(test)]
+            private: None,
+        }
+    }
+
     /// Maps the first `len` bytes of the file, readable and writable, shared.
     ///
     /// # Errors
@@ -47,7 +61,7 @@ impl Mapping {
             let protection = ProtFlags::READ | ProtFlags::WRITE;
             mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0)
         }?;
-        Ok(Mapping { base: base.cast(), len })
+        Ok(Mapping::new(base.cast(), len))
     }
 
     /// Maps `len` bytes of the file, from `offset` on, twice in a row: so what begins before the
@@ -66,7 +80,7 @@ impl Mapping {
         let base = unsafe {
             mmap_anonymous(std::ptr::null_mut(), twice, ProtFlags::empty(), MapFlags::PRIVATE)
         }?;
-        let ring = Mapping { base: base.cast(), len: twice };
+        let ring = Mapping::new(base.cast(), twice);
         let protection =
             if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         for half in [0, len] {
@@ -149,11 +163,17 @@ impl Mapping {
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(offset), bytes.len());
         }
+        #[cfg(test)]
+        self.mirror(offset, bytes);
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if self.private.is_some() {
+            return;
+        }
         // SAFETY: the range was mapped by this object, and no reference into it outlives it.
         // The only errors are those of an invalid range.
         let _unmapped = unsafe { munmap(self.base.cast(), self.len) };
@@ -172,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn what_is_written_across_the_end_of_a_ring_is_contiguous() {
         let file = file(3 * 4096);
         let ring = Mapping::ring(&file, 4096, 4096, true).expect("ring");
@@ -183,6 +204,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn two_mappings_of_one_file_see_each_other() {
         let file = file(4096);
         let one = Mapping::of_file(&file, 4096).expect("map");
@@ -193,6 +215,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "outside")]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn an_object_that_reaches_over_the_end_is_refused() {
         let mapping = Mapping::of_file(file(4096), 4096).expect("map");
         mapping.at::<AtomicU64>(4092);

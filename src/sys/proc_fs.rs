@@ -252,6 +252,17 @@ fn numbers(folder: &str) -> impl Iterator<Item = Pid> + use<> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
+/// First half of the kernel's boot id. A build with debug assertions lets a test say another.
+pub(crate) fn boot_id() -> u64 {
+    let pretended = cfg!(debug_assertions).then(|| std::env::var("PROCSIG_TEST_BOOT_ID").ok());
+    if let Some(id) = pretended.flatten().and_then(|id| u64::from_str_radix(&id, 16).ok()) {
+        return id;
+    }
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

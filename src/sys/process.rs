@@ -125,6 +125,15 @@ pub(crate) fn restore_descriptor_limit(soft: u64) {
     }
 }
 
+/// Makes this process, and what it starts, the first that the kernel kills when memory runs out,
+/// ahead of others by this much of a thousand.
+pub(crate) fn offer_to_be_killed_first(by: i32) {
+    let path = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // More is always allowed. Without /proc the kernel chooses as it likes.
+    let _offered = std::fs::write(path, now.unwrap_or(0).saturating_add(by).min(1000).to_string());
+}
+
 /// Ends the process at once, without destructors and without `atexit` handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit is always sound.

@@ -1,5 +1,7 @@
 //! Pipelines for the tests of the library. They can't run inside of a test: a test is a thread.
 
+mod killed;
+
 use procsig::config::{Buffer, Restart, Shutdown, Spool, SyncPolicy};
 use procsig::{Emitter, Job, JobError, Pipeline, Stop, sink, source};
 use std::process::ExitCode;
@@ -23,14 +25,21 @@ fn main() -> ExitCode {
         ["stubborn"] => stubborn(),
         ["threaded"] => threaded(),
         ["nothing-to-do"] => no_worker_for_the_jobs(),
-        ["noop", threads] => noop(threads, Duration::ZERO),
-        ["slow", threads] => noop(threads, Duration::from_micros(500)),
+        ["noop", threads] => noop(threads),
+        ["killed-jobs", settings] => killed::jobs(settings),
+        ["killed-producers", settings] => killed::producers(settings),
         ["burst", count, processes] => burst(count, processes),
-        ["durable"] => durable(),
+        ["lossy-jobs", sync] => lossy_jobs(sync),
+        ["lossy-records", sync, count] => lossy_records(sync, count),
+        ["piped", list, micros] => piped(list, Duration::from_micros(number(micros))),
+        ["durable"] => durable(source::lines("jobs.txt")),
+        ["durable", "-"] => durable(source::stdin()),
+        ["pending", count, flush_records] => pending(count, flush_records),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),
         ["typed"] => typed(),
         ["narrow"] => narrow(),
+        ["few-slots", slots] => few_slots(slots),
         ["late-flush", "records"] => late_flush(10, u64::MAX / 4),
         ["late-flush", "bytes"] => late_flush(u64::MAX / 4, 200),
         ["crashing-producer"] => crashing_producer(),
@@ -88,14 +97,11 @@ fn no_worker_for_the_jobs() -> ExitCode {
         .into()
 }
 
-/// A record for each job, after a pause.
-fn noop(threads: &str, pause: Duration) -> ExitCode {
+/// A record for each job.
+fn noop(threads: &str) -> ExitCode {
     Pipeline::new("noop")
         .jobs(source::lines("jobs.txt"))
-        .worker("noop", move |job: &Job, out: &mut Emitter<Record>| {
-            if !pause.is_zero() {
-                std::thread::sleep(pause);
-            }
+        .worker("noop", |job: &Job, out: &mut Emitter<Record>| {
             out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
         })
         .processes(2)
@@ -106,10 +112,30 @@ fn noop(threads: &str, pause: Duration) -> ExitCode {
         .into()
 }
 
+/// A record for each line of standard input (`-`) or of what has that name, after a pause. What dies
+/// is started again soon, however often.
+fn piped(list: &str, pause: Duration) -> ExitCode {
+    let list = if list == "-" { source::stdin() } else { source::lines(list) };
+    Pipeline::new("piped")
+        .jobs(list)
+        .worker("piped", move |job: &Job, out: &mut Emitter<Record>| {
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
+        })
+        .processes(2)
+        .threads(2)
+        .sink(sink::json_lines("out.jsonl"))
+        .restart(Restart { max: 1000, within: Duration::from_millis(1) })
+        .run()
+        .into()
+}
+
 /// A record for each job; every second one is a reason to flush, and each flush is synced.
-fn durable() -> ExitCode {
+fn durable(list: source::List) -> ExitCode {
     Pipeline::new("durable")
-        .jobs(source::lines("jobs.txt"))
+        .jobs(list)
         .worker("durable", |job: &Job, out: &mut Emitter<Record>| {
             std::thread::sleep(Duration::from_millis(2));
             out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
@@ -126,6 +152,86 @@ fn durable() -> ExitCode {
             deadline: Duration::from_secs(6),
             flush_reserve: Duration::from_secs(3),
         })
+        .run()
+        .into()
+}
+
+/// `always`, or an interval in milliseconds.
+fn sync_policy(text: &str) -> SyncPolicy {
+    match text {
+        "always" => SyncPolicy::Always,
+        _ => SyncPolicy::Every(Duration::from_millis(number(text))),
+    }
+}
+
+/// What is flushed often, and synced as `sync` says.
+fn flushed_often() -> Buffer {
+    Buffer { flush_records: 8, flush_bytes: 1 << 20, flush_after: Duration::from_millis(10) }
+}
+
+/// One or two records for each job.
+fn lossy_jobs(sync: &str) -> ExitCode {
+    Pipeline::new("lossy")
+        .jobs(source::lines("jobs.txt"))
+        .worker("lossy", |job: &Job, out: &mut Emitter<Record>| {
+            std::thread::sleep(Duration::from_millis(1));
+            for part in 0..1 + job.seq() % 2 {
+                out.emit(&Record { number: 2 * job.seq() + part, text: job.as_str()?.into() })?;
+            }
+            Ok(())
+        })
+        .processes(2)
+        .threads(2)
+        .sink(sink::json_lines("out.jsonl").sync(sync_policy(sync)))
+        .flush(flushed_often())
+        .run()
+        .into()
+}
+
+/// Producers that number their records; the text is the process.
+fn lossy_records(sync: &str, count: &str) -> ExitCode {
+    let count = number(count);
+    Pipeline::new("lossy")
+        .producer("lossy", move |stop: &Stop, out: &mut Emitter<Record>| {
+            let text = std::process::id().to_string();
+            for number in 1..=count {
+                out.emit(&Record { number, text: text.clone() })?;
+                if stop.wait(Duration::from_micros(300)) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .processes(2)
+        .sink(sink::json_lines("out.jsonl").sync(sync_policy(sync)))
+        .flush(flushed_often())
+        .run()
+        .into()
+}
+
+/// Producers that publish so many records into large lanes, say so by a file each, and wait. Nothing
+/// is a reason to flush but the number of records.
+fn pending(count: &str, flush_records: &str) -> ExitCode {
+    let count = number(count);
+    Pipeline::new("pending")
+        .producer("pending", move |stop: &Stop, out: &mut Emitter<Record>| {
+            let pid = std::process::id();
+            for number in 1..=count {
+                out.emit(&Record { number, text: pid.to_string() })?;
+            }
+            std::fs::write(format!("published-{pid}"), [])
+                .map_err(|error| JobError::new(error.to_string()))?;
+            stop.wait(Duration::MAX);
+            Ok(())
+        })
+        .processes(2)
+        .sink(sink::json_lines("out.jsonl"))
+        .flush(Buffer {
+            flush_records: number(flush_records),
+            flush_bytes: u64::MAX / 4,
+            flush_after: Duration::from_secs(3600),
+        })
+        .spool(Spool { lane: Some(256 << 20), job_bytes: 64, jobs: 4, file: None })
         .run()
         .into()
 }
@@ -180,6 +286,7 @@ fn poison(how: String) -> ExitCode {
                 match how.as_str() {
                     "abort" => std::process::abort(),
                     "exit" => std::process::exit(0),
+                    "memory" => exhaust_memory(),
                     _ => return Err(JobError::new("which way?")),
                 }
             }
@@ -191,6 +298,14 @@ fn poison(how: String) -> ExitCode {
         .sink(sink::json_lines("out.jsonl"))
         .run()
         .into()
+}
+
+/// Takes all the memory there is, and never gives it back.
+fn exhaust_memory() -> ! {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(vec![1_u8; 1 << 20]);
+    }
 }
 
 /// Records as postcard's bytes, read back as their type; one job fails.
@@ -226,6 +341,20 @@ fn narrow() -> ExitCode {
         })
         .sink(sink::json_lines("out.jsonl"))
         .spool(Spool { lane: Some(8192), job_bytes: 64, jobs: 4, file: None })
+        .run()
+        .into()
+}
+
+/// A record for each job, through a table of so few slots that source, worker and buffer wait for each
+/// other all the time.
+fn few_slots(slots: &str) -> ExitCode {
+    Pipeline::new("few")
+        .jobs(source::lines("jobs.txt"))
+        .worker("few", |job: &Job, out: &mut Emitter<u64>| out.emit(&job.seq()))
+        .processes(1)
+        .threads(1)
+        .sink(sink::json_lines("out.jsonl"))
+        .spool(Spool { jobs: number(slots) as u32, ..Spool::default() })
         .run()
         .into()
 }

@@ -133,6 +133,8 @@ pub struct Balance {
     pub written: u64,
     pub dead_letters: u64,
     pub kept: u64,
+    /// Lost in a damaged spool.
+    pub quarantined: u64,
     pub done: u64,
     pub failed: u64,
     pub left: u64,
@@ -148,7 +150,12 @@ impl Balance {
         let (kept_before, rest) = rest.split_once(" kept before = ")?;
         let (written, rest) = rest.split_once(" written + ")?;
         let (dead_letters, rest) = rest.split_once(" dead letters + ")?;
-        let (kept, rest) = rest.split_once(" kept; jobs: ")?;
+        let (kept, rest) = rest.split_once(" kept")?;
+        let (quarantined, rest) = rest.split_once("; jobs: ")?;
+        let quarantined = match quarantined {
+            "" => 0,
+            some => some.strip_prefix(" + ")?.strip_suffix(" quarantined")?.parse().ok()?,
+        };
         let (done, rest) = rest.split_once(" done, ")?;
         let (failed, left) = rest.split_once(" failed, ")?;
         let left = left.strip_suffix(" left")?;
@@ -163,6 +170,7 @@ impl Balance {
             written: written.parse().ok()?,
             dead_letters: dead_letters.parse().ok()?,
             kept: kept.parse().ok()?,
+            quarantined,
             done: done.parse().ok()?,
             failed: failed.parse().ok()?,
             left: left.parse().ok()?,
@@ -182,7 +190,7 @@ impl Balance {
     /// Both sides are equal.
     #[track_caller]
     pub fn assert_even(&self) {
-        let gone = self.written + self.dead_letters + self.kept;
+        let gone = self.written + self.dead_letters + self.kept + self.quarantined;
         assert_eq!(self.published + self.kept_before, gone, "the balance is uneven: {self:?}");
     }
 }

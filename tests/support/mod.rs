@@ -11,6 +11,7 @@
 
 #![allow(dead_code, unused_imports)]
 
+pub mod kills;
 pub mod log;
 pub mod place;
 pub mod processes;
@@ -139,7 +140,17 @@ impl Seed {
                 now.expect("a clock after 1970").as_nanos() as u64
             }
         };
+        Seed::of(start)
+    }
+
+    /// Repeats the numbers of another.
+    pub fn of(start: u64) -> Seed {
         Seed { start, state: start }
+    }
+
+    /// What repeats the numbers from the first on.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The next number.

@@ -165,6 +165,16 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        // For whoever looks for what went wrong: all that was printed and written.
+        if std::thread::panicking() && std::env::var_os("PROCSIG_TEST_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.path().display());
+        }
+    }
+}
+
 /// Opening a named pipe to read waits until somebody has it open to write: that is the gate.
 pub struct Gate {
     path: PathBuf,

@@ -173,6 +173,15 @@ impl Handle {
     }
 }
 
+/// The children of a process, zombies included.
+pub fn children_of(pid: i32) -> Vec<Process> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists = threads.flatten().map(|thread| thread.path().join("children"));
+    let text: String = lists.filter_map(|list| std::fs::read_to_string(list).ok()).collect();
+    let pids = text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter_map(Process::read).collect()
+}
+
 /// Waits until at least one of them ends, and returns the indices of all that have.
 pub fn wait_for_any(handles: &[&Handle], limit: Duration) -> Vec<usize> {
     let mut fds: Vec<_> =

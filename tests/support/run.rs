@@ -174,7 +174,19 @@ impl<'a> Running<'a> {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn wait_for(mut self, limit: Duration) -> Ended {
+    pub fn wait_for(self, limit: Duration) -> Ended {
+        self.end(limit, |_| true)
+    }
+
+    /// As [`Running::wait`], but does not look for what a main that was killed has left behind: that
+    /// is known to be much.
+    #[track_caller]
+    pub fn wait_for_main(self) -> Ended {
+        self.end(WATCHDOG, |signal| signal != Some(Signal::KILL.as_raw()))
+    }
+
+    #[track_caller]
+    fn end(mut self, limit: Duration, look_around: impl Fn(Option<i32>) -> bool) -> Ended {
         let ended = match Process::read(self.pid()).and_then(|process| process.handle()) {
             Some(handle) => handle.wait(limit),
             None => true,
@@ -183,7 +195,7 @@ impl<'a> Running<'a> {
         let elapsed = self.started.elapsed();
         let status = self.child.wait().expect("its status");
         self.over = true;
-        let orphans = self.orphans();
+        let orphans = if look_around(status.signal()) { self.orphans() } else { Vec::new() };
         own_children().remove(&self.pid());
         Ended {
             code: status.code(),

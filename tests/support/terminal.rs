@@ -35,6 +35,11 @@ impl Terminal {
 
     /// Types Ctrl-C: the terminal sends SIGINT to its foreground process group.
     pub fn type_ctrl_c(&mut self) {
-        self.near.write_all(b"\x03").expect("type on the terminal");
+        self.type_text("\x03");
+    }
+
+    /// Types a text; the program sees whole lines of it.
+    pub fn type_text(&mut self, text: &str) {
+        self.near.write_all(text.as_bytes()).expect("type on the terminal");
     }
 }

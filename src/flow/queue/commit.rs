@@ -2,21 +2,26 @@
 //!
 //! A batch goes through these steps; a kill between any two of them leaves the step before:
 //!
-//! 1. read tails, gather frames                nothing has changed
+//! 1. read tails, gather units                 nothing has changed
 //! 2. store the *intent*: which bytes of which lanes, behind which positions
 //! 3. write to the sinks                        the intent says what belongs behind the position
 //! 4. sync, as the policy says
 //! 5. store the *commit* over the older of its two records
 //! 6. free the lanes' space
 //!
+//! With `sync = "always"` the spool is synced after step 2, which also makes the commit before
+//! durable, and space is freed only then: so after a power loss, too, either the output has a
+//! record, or the lane has it and the intent says where in the output it may stand.
+//!
 //! An intent counts if its generation is the commit's plus one: otherwise its batch was committed,
 //! or it was never stored whole, and then nothing of it was written.
 
-use super::lane::Mark;
 use super::layout::{COMMIT_FIXED, COMMIT_PER_LANE};
+use super::reader::Mark;
 use super::record;
 use super::spool::Spool;
 use crate::flow::sink::Position;
+use crate::sys::atomic::Ordering;
 
 /// Totals over the life of the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +30,20 @@ pub(crate) struct Totals {
     pub dead_letters: u64,
     pub jobs_done: u64,
     pub jobs_failed: u64,
+    /// Records that were published and can't be read any more.
+    pub quarantined: u64,
+    /// Torn ranges that were met in the lanes.
+    pub torn: u64,
+}
+
+/// What had been written when output and spool were last forced to the disk: what is certain after a
+/// power loss. The sinks' positions say it of their bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Synced {
+    pub results: u64,
+    pub jobs_done: u64,
+    pub jobs_failed: u64,
+    pub lanes: Vec<Mark>,
 }
 
 /// How far everything has got.
@@ -32,10 +51,13 @@ pub(crate) struct Totals {
 pub(crate) struct Commit {
     /// 0: nothing was ever committed.
     pub generation: u64,
+    /// What was lost in so many power losses has been seen to, see [`super::layout::Run::boots`].
+    pub boots: u64,
     pub totals: Totals,
     /// Output, dead letters.
     pub sinks: [Option<Position>; 2],
     pub lanes: Vec<Mark>,
+    pub synced: Synced,
 }
 
 impl Commit {
@@ -43,10 +65,48 @@ impl Commit {
     pub(crate) fn initial(lanes: usize) -> Commit {
         Commit {
             generation: 0,
+            boots: 0,
             totals: Totals::default(),
             sinks: [None, None],
             lanes: vec![Mark::default(); lanes],
+            synced: Synced {
+                results: 0,
+                jobs_done: 0,
+                jobs_failed: 0,
+                lanes: vec![Mark::default(); lanes],
+            },
         }
+    }
+
+    /// The books of this spool that are to be gone on with: those of the last sync, if the power was
+    /// cut since. What was written after it is looked for in the output.
+    pub(crate) fn believed(self, spool: &Spool) -> Commit {
+        if self.boots == spool.run().boots.load(Ordering::Acquire) {
+            return self;
+        }
+        let capacity = spool.layout.geometry.lane_bytes;
+        let lanes = self.lanes.iter().zip(&self.synced.lanes).enumerate();
+        let lanes = lanes.map(|(lane, (head, synced))| {
+            // What the ring still has of it.
+            let tail = spool.producer(lane).tail.load(Ordering::Acquire);
+            let oldest = tail.saturating_sub(capacity).next_multiple_of(8);
+            let offset = synced.offset.max(oldest).min(head.offset);
+            Mark { offset, records: synced.records }
+        });
+        let Synced { results, jobs_done, jobs_failed, .. } = self.synced;
+        let sink = |at: Position| Position { len: at.synced, ..at };
+        Commit {
+            lanes: lanes.collect(),
+            totals: Totals { results, jobs_done, jobs_failed, ..self.totals },
+            sinks: self.sinks.map(|at| at.map(sink)),
+            ..self
+        }
+    }
+
+    /// Notes that everything in it is on the disk.
+    pub(crate) fn all_synced(&mut self) {
+        let Totals { results, jobs_done, jobs_failed, .. } = self.totals;
+        self.synced = Synced { results, jobs_done, jobs_failed, lanes: self.lanes.clone() };
     }
 
     /// The newest commit.
@@ -57,11 +117,25 @@ impl Commit {
         )
     }
 
+    /// Was something committed once, and no record of it is whole? To be asked when nobody commits.
+    ///
+    /// A first commit that is only half stored is none: its batch is in the intent.
+    pub(crate) fn is_lost(spool: &Spool) -> bool {
+        let (mapping, offsets) = (&spool.mapping, spool.layout.commit);
+        record::begun(mapping, offsets) > 1
+            && record::load_newest(mapping, offsets, words(spool.lanes())).is_none()
+    }
+
+    /// The intent that was stored last, committed or not.
+    pub(crate) fn load_any_intent(spool: &Spool) -> Option<Commit> {
+        record::load(&spool.mapping, spool.layout.intent, words(spool.lanes()))
+            .map(|(generation, words)| Commit::from_words(generation, &words))
+    }
+
     /// The intent that was stored last and not committed, if there is one: where its batch ends.
     pub(crate) fn load_intent(spool: &Spool, committed: &Commit) -> Option<Commit> {
-        let (generation, words) =
-            record::load(&spool.mapping, spool.layout.intent, words(spool.lanes()))?;
-        (generation == committed.generation + 1).then(|| Commit::from_words(generation, &words))
+        Commit::load_any_intent(spool)
+            .filter(|intent| intent.generation == committed.generation + 1)
     }
 
     /// Step 5. Everything in it has happened.
@@ -85,13 +159,28 @@ impl Commit {
                 words[at..at + 4].copy_from_slice(&position.to_words());
             }
         }
-        words.extend(self.lanes.iter().flat_map(|mark| [mark.offset, mark.records]));
+        words[12] = self.totals.quarantined;
+        words[13] = self.boots;
+        words[14] = self.totals.torn;
+        words[16] = self.synced.results;
+        words[17] = self.synced.jobs_done;
+        words[18] = self.synced.jobs_failed;
+        let marks = self.lanes.iter().zip(&self.synced.lanes);
+        words.extend(
+            marks.flat_map(|(mark, synced)| {
+                [mark.offset, mark.records, synced.offset, synced.records]
+            }),
+        );
         words
     }
 
     fn from_words(generation: u64, words: &[u64]) -> Commit {
         let sink = |at: usize| {
             Position::from_words([words[at], words[at + 1], words[at + 2], words[at + 3]])
+        };
+        let marks = |at: usize| {
+            let lanes = words[COMMIT_FIXED..].chunks_exact(COMMIT_PER_LANE);
+            lanes.map(|lane| Mark { offset: lane[at], records: lane[at + 1] }).collect()
         };
         Commit {
             generation,
@@ -100,12 +189,18 @@ impl Commit {
                 dead_letters: words[1],
                 jobs_done: words[2],
                 jobs_failed: words[3],
+                quarantined: words[12],
+                torn: words[14],
             },
+            boots: words[13],
             sinks: [sink(4), sink(8)],
-            lanes: words[COMMIT_FIXED..]
-                .chunks_exact(COMMIT_PER_LANE)
-                .map(|mark| Mark { offset: mark[0], records: mark[1] })
-                .collect(),
+            lanes: marks(0),
+            synced: Synced {
+                results: words[16],
+                jobs_done: words[17],
+                jobs_failed: words[18],
+                lanes: marks(2),
+            },
         }
     }
 }
@@ -122,9 +217,23 @@ mod tests {
     fn a_commit_reads_back_as_it_was_stored() {
         let commit = Commit {
             generation: 9,
-            totals: Totals { results: 1, dead_letters: 2, jobs_done: 3, jobs_failed: 4 },
+            boots: 13,
+            totals: Totals {
+                results: 1,
+                dead_letters: 2,
+                jobs_done: 3,
+                jobs_failed: 4,
+                quarantined: 14,
+                torn: 15,
+            },
             sinks: [Some(Position { device: 5, inode: 6, len: 7, synced: 8 }), None],
             lanes: vec![Mark { offset: 9, records: 10 }, Mark { offset: 11, records: 12 }],
+            synced: Synced {
+                results: 16,
+                jobs_done: 17,
+                jobs_failed: 18,
+                lanes: vec![Mark { offset: 5, records: 6 }, Mark { offset: 7, records: 8 }],
+            },
         };
         assert_eq!(Commit::from_words(9, &commit.to_words()), commit);
     }

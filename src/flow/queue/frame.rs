@@ -13,7 +13,7 @@
 pub(crate) const HEAD: usize = 24;
 
 /// Frames begin on multiples of this.
-const ALIGN: usize = 8;
+pub(crate) const ALIGN: usize = 8;
 
 /// The longest payload.
 pub(crate) const PAYLOAD_MAX: usize = (1 << 28) - 1;
@@ -22,14 +22,16 @@ pub(crate) const PAYLOAD_MAX: usize = (1 << 28) - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// A record for the output.
+    /// A record of a job for the output. What ends the job follows it.
     Result = 1,
-    /// A record for the dead letters.
+    /// A record of a job for the dead letters, likewise.
     DeadLetter = 2,
     /// A job has ended, and has succeeded. The payload is a [`JobEnd`].
     JobDone = 3,
     /// A job has ended, and has failed for good. The payload is a [`JobEnd`].
     JobFailed = 4,
+    /// A record for the output that belongs to no job.
+    Alone = 5,
 }
 
 impl Kind {
@@ -39,13 +41,14 @@ impl Kind {
             2 => Some(Kind::DeadLetter),
             3 => Some(Kind::JobDone),
             4 => Some(Kind::JobFailed),
+            5 => Some(Kind::Alone),
             _ => None,
         }
     }
 
     /// Records are what is counted as published and written.
     pub(crate) fn is_record(self) -> bool {
-        matches!(self, Kind::Result | Kind::DeadLetter)
+        matches!(self, Kind::Result | Kind::DeadLetter | Kind::Alone)
     }
 }
 
@@ -54,16 +57,28 @@ impl Kind {
 pub(crate) struct JobEnd {
     pub seq: u64,
     pub round: u64,
+    /// Where the first frame of the job stands in the lane: so a reader that has lost its way knows
+    /// whether it has met the whole job or its rest.
+    pub begin: u64,
 }
 
 impl JobEnd {
-    pub(crate) const BYTES: usize = 16;
+    pub(crate) const BYTES: usize = 24;
 
     pub(crate) fn to_bytes(self) -> [u8; JobEnd::BYTES] {
         let mut bytes = [0; JobEnd::BYTES];
-        bytes[..8].copy_from_slice(&self.seq.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.round.to_le_bytes());
+        for (place, word) in bytes.chunks_exact_mut(8).zip([self.seq, self.round, self.begin]) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
         bytes
+    }
+
+    /// What a payload says; `None` if it is none of ours.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<JobEnd> {
+        let mut words = bytes.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes));
+        let mut next = || words.next()?.ok();
+        let end = JobEnd { seq: next()?, round: next()?, begin: next()? };
+        (bytes.len() == JobEnd::BYTES).then_some(end)
     }
 }
 

@@ -7,119 +7,19 @@
 //! - Nothing of a slot is believed before it is claimed: the claim is the one compare-and-swap.
 //! - A claimed slot is *done* exactly if its claimer's lane has a tail of at least `result_end`.
 //!   So a job is done, and all of its records are published, by one and the same store.
+//! - A slot is freed once the results of its job are committed, not before: if they are damaged in
+//!   the lane, the job can be run again.
 //! - `result_end` is `u64::MAX` whenever a slot becomes ready.
 
 use super::bell;
 use super::layout::Slot;
+pub(crate) use super::slot::{
+    Claimer, DEATHS_MAX, Deaths, NO_RESULT, NewJob, Phase, Reason, State,
+};
 use super::spool::Spool;
 use crate::sys::atomic::{AtomicU64, Ordering, full_fence};
 use crate::sys::{clock, futex};
 use std::time::Duration;
-
-/// Not yet: no tail ever gets there.
-pub(crate) const NO_RESULT: u64 = u64::MAX;
-
-/// Who claims: a lane, and which of the processes that have had it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claimer {
-    pub lane: u16,
-    pub incarnation: u16,
-}
-
-/// What a slot is, in one word, so that it changes in one step.
-///
-/// ```text
-/// bits 0..8 phase, 8..24 lane, 24..40 incarnation, 40..64 how often the state has changed
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct State(u64);
-
-/// Phase of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The source may fill it.
-    Free,
-    /// Any worker may claim it.
-    Ready,
-    /// A worker has it in hand, or has finished it.
-    Claimed(Claimer),
-    /// No state that we ever store: the spool is damaged.
-    Unknown,
-}
-
-impl State {
-    pub(crate) fn from_word(word: u64) -> State {
-        State(word)
-    }
-
-    pub(crate) fn phase(self) -> Phase {
-        match self.0 & 0xff {
-            0 => Phase::Free,
-            1 => Phase::Ready,
-            2 => Phase::Claimed(Claimer {
-                lane: (self.0 >> 8) as u16,
-                incarnation: (self.0 >> 24) as u16,
-            }),
-            _ => Phase::Unknown,
-        }
-    }
-
-    /// The state after this one.
-    fn then(self, phase: Phase) -> State {
-        let changes = ((self.0 >> 40) + 1) << 40;
-        State(match phase {
-            Phase::Free => changes,
-            Phase::Ready => changes | 1,
-            Phase::Claimed(by) => {
-                changes | 2 | u64::from(by.lane) << 8 | u64::from(by.incarnation) << 24
-            }
-            Phase::Unknown => unreachable!("no one asks for an unknown state"),
-        })
-    }
-}
-
-/// Deaths of a worker that ran nothing else, after which a job has failed for good.
-pub(crate) const DEATHS_MAX: u64 = 3;
-
-/// Why a job is used up, as its slot keeps it for the one who publishes the failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// The job is longer than a slot's payload.
-    TooLong,
-    /// The worker died too often with it in hand; the last time like this, as in
-    /// [`super::layout::Process::last_end`].
-    Deaths { last_end: u64 },
-}
-
-impl Reason {
-    fn from_word(word: u64) -> Option<Reason> {
-        match word & 0xff {
-            1 => Some(Reason::TooLong),
-            2 => Some(Reason::Deaths { last_end: word >> 8 }),
-            _ => None,
-        }
-    }
-
-    fn to_word(self) -> u64 {
-        match self {
-            Reason::TooLong => 1,
-            Reason::Deaths { last_end } => 2 | last_end << 8,
-        }
-    }
-}
-
-/// A job on its way into a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NewJob<'a> {
-    pub text: &'a [u8],
-    pub seq: u64,
-    pub round: u64,
-    /// Where the list goes on behind it.
-    pub offset: u64,
-    /// Checksum of the list up to there.
-    pub prefix: u64,
-    pub reason: Option<Reason>,
-}
 
 /// A job in hand.
 #[derive(Debug, Default)]
@@ -175,7 +75,8 @@ impl Jobs<'_> {
             let done = match State::from_word(state).phase() {
                 Phase::Claimed(by) if self.0.has_lane(by.lane) => {
                     let end = slot.result_end.load(Ordering::Acquire);
-                    self.0.producer(by.lane.into()).tail.load(Ordering::Acquire) >= end
+                    let tail = self.0.producer(by.lane.into()).tail.load(Ordering::Acquire);
+                    end != NO_RESULT && tail >= end
                 }
                 _ => false,
             };
@@ -192,6 +93,19 @@ impl Jobs<'_> {
         self.look(index).1
     }
 
+    /// Has everything that the slot's job has published been written, and committed?
+    pub(crate) fn is_committed(&self, index: usize) -> bool {
+        let (state, done) = self.look(index);
+        match state.phase() {
+            // Who has claimed a done slot is not going to change any more.
+            Phase::Claimed(by) if done => {
+                let freed = self.0.consumer(by.lane.into()).freed.load(Ordering::Acquire);
+                freed >= self.slot(index).result_end.load(Ordering::Acquire)
+            }
+            _ => false,
+        }
+    }
+
     /// Slots that hold a job which is not done.
     pub(crate) fn pending(&self) -> usize {
         (0..self.len()).filter(|index| self.is_pending(*index)).count()
@@ -205,11 +119,32 @@ impl Jobs<'_> {
 
     /// The slot's text.
     pub(crate) fn text(&self, index: usize) -> Vec<u8> {
-        let len = self.slot(index).len.load(Ordering::Relaxed);
-        let len = len.min(self.0.layout.geometry.job_bytes.into());
         let mut text = Vec::new();
-        self.0.mapping.append_to(self.payload(index), len as usize, &mut text);
+        self.read_text(index, &mut text);
         text
+    }
+
+    /// Copies the slot's text out, and says whether the slot holds what the source has written.
+    fn read_text(&self, index: usize, text: &mut Vec<u8>) -> bool {
+        let slot = self.slot(index);
+        let word = slot.len_and_checksum.load(Ordering::Relaxed);
+        let len = u64::from(word as u32).min(self.0.layout.geometry.job_bytes.into());
+        text.clear();
+        self.0.mapping.append_to(self.payload(index), len as usize, text);
+        let written = NewJob {
+            text,
+            seq: slot.seq.load(Ordering::Relaxed),
+            round: slot.round.load(Ordering::Relaxed),
+            offset: slot.offset.load(Ordering::Relaxed),
+            prefix: slot.prefix.load(Ordering::Relaxed),
+            reason: None,
+        };
+        (word >> 32) as u32 == written.checksum()
+    }
+
+    /// Does a slot that is not free hold what the source has written into it?
+    pub(crate) fn is_sound(&self, index: usize) -> bool {
+        self.read_text(index, &mut Vec::new())
     }
 
     fn payload(&self, index: usize) -> usize {
@@ -225,10 +160,13 @@ impl Jobs<'_> {
         let state = State::from_word(slot.state.load(Ordering::Acquire));
         assert_eq!(state.phase(), Phase::Free, "only a free slot is filled");
         let len = job.text.len().min(self.0.layout.geometry.job_bytes as usize);
-        self.0.mapping.write(self.payload(index), &job.text[..len]);
+        let job = NewJob { text: &job.text[..len], ..job.clone() };
+        self.0.mapping.write(self.payload(index), job.text);
+        // Before anything else of the slot may be seen to change: who looks at it meanwhile must not
+        // pair its old state with its new end.
+        slot.result_end.store(NO_RESULT, Ordering::Release);
         for (word, value) in [
-            (&slot.result_end, NO_RESULT),
-            (&slot.len, len as u64),
+            (&slot.len_and_checksum, len as u64 | u64::from(job.checksum()) << 32),
             (&slot.seq, job.seq),
             (&slot.round, job.round),
             (&slot.offset, job.offset),
@@ -245,7 +183,7 @@ impl Jobs<'_> {
         ] {
             word.store(value, Ordering::Relaxed);
         }
-        slot.state.store(state.then(Phase::Ready).0, Ordering::Release);
+        slot.state.store(state.then(Phase::Ready).word(), Ordering::Release);
     }
 
     /// Copies a job that is not done from another spool into a free slot, with its history.
@@ -260,7 +198,10 @@ impl Jobs<'_> {
                 round: word(&slot.round),
                 offset: word(&slot.offset),
                 prefix: word(&slot.prefix),
-                reason: Reason::from_word(word(&slot.reason)),
+                reason: match Reason::from_word(word(&slot.reason)) {
+                    None if !from.is_sound(old) => Some(Reason::Damaged),
+                    reason => reason,
+                },
             },
         );
         let new = self.slot(index);
@@ -284,18 +225,19 @@ impl Jobs<'_> {
         }
     }
 
-    /// Gives a done slot back. Its position in the list must have been saved before.
+    /// Gives the slot of a job back whose results are committed. Its position in the list must have
+    /// been saved before.
     pub(crate) fn free(&self, index: usize) {
-        let (state, done) = self.look(index);
-        assert!(done, "only a done job's slot is freed");
+        let (state, _) = self.look(index);
+        assert!(self.is_committed(index), "a slot is freed before its job's results are committed");
         self.change(index, state, Phase::Free);
     }
 
     /// Changes a state that nobody else may change.
     fn change(&self, index: usize, from: State, to: Phase) {
         let swap = self.slot(index).state.compare_exchange(
-            from.0,
-            from.then(to).0,
+            from.word(),
+            from.then(to).word(),
             Ordering::AcqRel,
             Ordering::Relaxed,
         );
@@ -328,9 +270,13 @@ impl Jobs<'_> {
                 until = Some(until.map_or(due, |until| until.min(due)));
                 continue;
             }
-            let claimed = state.then(Phase::Claimed(by)).0;
-            let swap =
-                slot.state.compare_exchange(state.0, claimed, Ordering::AcqRel, Ordering::Relaxed);
+            let claimed = state.then(Phase::Claimed(by)).word();
+            let swap = slot.state.compare_exchange(
+                state.word(),
+                claimed,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
             if swap.is_ok() {
                 hint.store((index + 1) as u32, Ordering::Relaxed);
                 self.read(index, claimed, job);
@@ -342,15 +288,16 @@ impl Jobs<'_> {
 
     fn read(&self, index: usize, state: u64, job: &mut Claimed) {
         let slot = self.slot(index);
-        let len = slot.len.load(Ordering::Relaxed).min(self.0.layout.geometry.job_bytes.into());
-        job.text.clear();
-        self.0.mapping.append_to(self.payload(index), len as usize, &mut job.text);
+        let sound = self.read_text(index, &mut job.text);
         job.slot = index;
         job.seq = slot.seq.load(Ordering::Relaxed);
         job.round = slot.round.load(Ordering::Relaxed);
         job.attempts = slot.attempts.load(Ordering::Relaxed);
         job.put_back = slot.put_back.load(Ordering::Relaxed);
-        job.reason = Reason::from_word(slot.reason.load(Ordering::Relaxed));
+        job.reason = match Reason::from_word(slot.reason.load(Ordering::Relaxed)) {
+            None if !sound => Some(Reason::Damaged),
+            reason => reason,
+        };
         job.suspect = slot.suspect.load(Ordering::Relaxed) != 0;
         job.state = state;
     }
@@ -360,7 +307,8 @@ impl Jobs<'_> {
     pub(crate) fn begin(&self, job: &Claimed, alone: bool) {
         let slot = self.slot(job.slot);
         if alone {
-            slot.deaths.fetch_add(1, Ordering::Relaxed);
+            let deaths = Deaths::of(slot);
+            slot.deaths.store(Deaths::UNDER_WAY | (deaths.counted + 1), Ordering::Relaxed);
         }
         slot.started.store(clock::nanos(clock::wall()), Ordering::Release);
     }
@@ -368,7 +316,7 @@ impl Jobs<'_> {
     /// Takes back what [`Jobs::begin`] has counted: the worker has survived the attempt.
     pub(crate) fn survived(&self, job: &Claimed, alone: bool) {
         if alone {
-            self.slot(job.slot).deaths.fetch_sub(1, Ordering::Relaxed);
+            Deaths::of(self.slot(job.slot)).take_back(self.slot(job.slot));
         }
     }
 
@@ -391,7 +339,7 @@ impl Jobs<'_> {
         slot.started.store(0, Ordering::Relaxed);
         slot.not_before.store(not_before.map_or(0, clock::nanos), Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
-        slot.result_end.store(NO_RESULT, Ordering::Relaxed);
+        slot.result_end.store(NO_RESULT, Ordering::Release);
         self.change(job.slot, State::from_word(job.state), Phase::Ready);
         self.announce(1);
     }
@@ -433,24 +381,34 @@ impl Jobs<'_> {
     /// The state goes last: killed before it, this is simply done again, with the same outcome.
     pub(crate) fn make_ready(&self, index: usize, state: State, blamed: Option<u64>) {
         let slot = self.slot(index);
-        let begun = slot.started.load(Ordering::Relaxed) != 0;
-        let deaths = slot.deaths.load(Ordering::Relaxed);
+        let deaths = Deaths::of(slot);
+        let begun = deaths.under_way || slot.started.load(Ordering::Relaxed) != 0;
         match blamed {
             Some(last_end) if begun => {
                 slot.suspect.store(1, Ordering::Relaxed);
-                if deaths >= DEATHS_MAX {
+                if deaths.counted >= DEATHS_MAX {
                     let reason = Reason::Deaths { last_end };
                     slot.reason.store(reason.to_word(), Ordering::Relaxed);
                 }
+                slot.deaths.store(deaths.counted, Ordering::Relaxed);
             }
             // Killed on purpose: what was counted before the start is taken back, once.
-            None if begun => slot.deaths.store(deaths.saturating_sub(1), Ordering::Relaxed),
+            None if deaths.under_way => deaths.take_back(slot),
             _ => {}
         }
         slot.started.store(0, Ordering::Relaxed);
         slot.command.store(0, Ordering::Relaxed);
-        slot.result_end.store(NO_RESULT, Ordering::Relaxed);
+        slot.result_end.store(NO_RESULT, Ordering::Release);
         self.change(index, state, Phase::Ready);
+    }
+
+    /// Makes a job done whose results a lane has, though its slot does not know it: what the slot knew
+    /// went with the power.
+    pub(crate) fn make_done(&self, index: usize) {
+        let slot = self.slot(index);
+        slot.result_end.store(0, Ordering::Release);
+        let state = State::from_word(slot.state.load(Ordering::Acquire));
+        self.change(index, state, Phase::Claimed(Claimer { lane: 0, incarnation: 0 }));
     }
 
     /// Lets a job be started at once. After another boot the clock that it waits for is another.

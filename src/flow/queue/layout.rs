@@ -7,7 +7,7 @@
 //!   that each role maps only its own as writable.
 //! - Offsets follow from the [`Geometry`] alone; nothing in the file is an address.
 //!
-//! # Format (version 1, all words little-endian, every region on a page of its own)
+//! # Format (version 2, all words little-endian, every region on a page of its own)
 //! ```text
 //! region      written by                what
 //! header      creator, once             magic, version, geometry, identity, fingerprint, checksum
@@ -32,7 +32,7 @@ use crate::sys::mmap::Shared;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"procsig\0");
 
 /// Version of the format. Another version's spool is refused, never guessed at.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// Regions begin on multiples of this, on every architecture that we run on.
 pub(crate) const PAGE: usize = 4096;
@@ -41,10 +41,11 @@ pub(crate) const PAGE: usize = 4096;
 pub(crate) const RECORD_HEAD: usize = 2;
 
 /// Words of a commit before the heads of the lanes.
-pub(crate) const COMMIT_FIXED: usize = 16;
+pub(crate) const COMMIT_FIXED: usize = 24;
 
-/// Words of a commit, or of an intent, for each lane: offset, and records up to there.
-pub(crate) const COMMIT_PER_LANE: usize = 2;
+/// Words of a commit, or of an intent, for each lane: offset, and records up to there; and the same as
+/// they were at the last sync.
+pub(crate) const COMMIT_PER_LANE: usize = 4;
 
 /// Words of a source position.
 pub(crate) const POSITION_WORDS: usize = 8;
@@ -176,6 +177,11 @@ pub(crate) struct Run {
     pub stopping: AtomicU64,
     /// 0 while it runs, then 1 + the exit code.
     pub ended: AtomicU64,
+    /// How often a start has found that the machine was booted since the run before, and what was
+    /// only in memory is gone. A commit says which of these it knows of.
+    pub boots: AtomicU64,
+    /// Nonzero: a start has found the spool damaged at some time.
+    pub damaged: AtomicU64,
 }
 
 /// What a child is doing, in [`Process::state`].
@@ -219,7 +225,9 @@ pub(crate) struct Bells {
     apart: [AtomicU32; 13],
     /// The source sleeps on it while no slot is free.
     pub source: AtomicU32,
-    apart_again: [AtomicU32; 15],
+    /// Nonzero: no job is ready, and all that the source waits for are commits of done ones.
+    pub source_waits: AtomicU32,
+    apart_again: [AtomicU32; 14],
     /// The buffer sleeps on it.
     pub buffer: AtomicU32,
     apart_at_last: [AtomicU32; 15],
@@ -249,11 +257,12 @@ pub(crate) struct Slot {
     pub prefix: AtomicU64,
     /// Not to be started before this moment of the monotonic clock, in nanoseconds.
     pub not_before: AtomicU64,
-    /// Bytes of the job.
-    pub len: AtomicU64,
+    /// Bytes of the job in the low half, in the high one a checksum (CRC-32C) of its text and of the
+    /// four words before `not_before`: what the source writes once.
+    pub len_and_checksum: AtomicU64,
     /// Failures so far.
     pub attempts: AtomicU64,
-    /// Deaths of the worker while it ran nothing but this job, the present start included.
+    /// Deaths of the worker while it ran nothing but this job, the present start included; bit 63: it is.
     pub deaths: AtomicU64,
     /// How often it was put back because somebody else ended its command.
     pub put_back: AtomicU64,
@@ -301,7 +310,7 @@ macro_rules! shared {
 }
 shared!(
     Header = 72,
-    Run = 72,
+    Run = 88,
     Process = 128,
     Bells = 192,
     LaneBell = 64,

@@ -26,6 +26,9 @@ pub(crate) struct ListPosition {
     pub complete: bool,
     /// Jobs that had failed for good in the life of the spool when this round began.
     pub failed_before: u64,
+    /// Jobs that had ended, done or failed, in the life of the spool when this round began; `None` if
+    /// some of an earlier one were still under way.
+    pub ended_before: Option<u64>,
     /// Jobs of this round that were not handed out, counted at stop; `None`: not known.
     pub left: Option<u64>,
 }
@@ -34,17 +37,13 @@ impl ListPosition {
     /// The saved position, or the furthest of those in slots if a slot was filled after the last
     /// save. With it the generation of the record.
     pub(crate) fn load(spool: &Spool) -> (u64, ListPosition) {
-        let saved = record::load_newest(&spool.mapping, spool.layout.position, POSITION_WORDS);
-        let (generation, saved) = saved
-            .map_or((0, ListPosition::default()), |(generation, words)| {
-                (generation, ListPosition::from_words(&words))
-            });
+        let (generation, saved) = ListPosition::saved(spool);
         if spool.is_closed() {
             return (generation, saved);
         }
         let jobs = Jobs(spool);
         let furthest = (0..jobs.len())
-            .filter(|index| jobs.phase(*index) != Phase::Free)
+            .filter(|index| jobs.phase(*index) != Phase::Free && jobs.is_sound(*index))
             .map(|index| {
                 let slot = jobs.slot(index);
                 ListPosition {
@@ -53,6 +52,7 @@ impl ListPosition {
                     seq: slot.seq.load(Ordering::Relaxed),
                     prefix: slot.prefix.load(Ordering::Relaxed),
                     failed_before: saved.failed_before,
+                    ended_before: saved.ended_before,
                     ..ListPosition::default()
                 }
             })
@@ -61,6 +61,21 @@ impl ListPosition {
             Some(furthest) if furthest.order() > saved.order() => (generation, furthest),
             _ => (generation, saved),
         }
+    }
+
+    /// The saved position alone, with the generation of its record.
+    pub(crate) fn saved(spool: &Spool) -> (u64, ListPosition) {
+        record::load_newest(&spool.mapping, spool.layout.position, POSITION_WORDS)
+            .map_or((0, ListPosition::default()), |(generation, words)| {
+                (generation, ListPosition::from_words(&words))
+            })
+    }
+
+    /// Was a place saved once, and no record of it is whole? To be asked when nobody saves.
+    pub(crate) fn is_lost(spool: &Spool) -> bool {
+        let (mapping, offsets) = (&spool.mapping, spool.layout.position);
+        record::begun(mapping, offsets) > 1
+            && record::load_newest(mapping, offsets, POSITION_WORDS).is_none()
     }
 
     /// Saves the position; `generation` grows by one with each save.
@@ -75,8 +90,8 @@ impl ListPosition {
 
     fn to_words(self) -> [u64; POSITION_WORDS] {
         let flags = u64::from(self.at_end) | u64::from(self.complete) << 1;
-        let left = self.left.map_or(0, |left| left + 1);
-        [self.round, self.offset, self.seq, self.prefix, flags, left, self.failed_before, 0]
+        let [left, ended] = [self.left, self.ended_before].map(|n| n.map_or(0, |n| n + 1));
+        [self.round, self.offset, self.seq, self.prefix, flags, left, self.failed_before, ended]
     }
 
     fn from_words(words: &[u64]) -> ListPosition {
@@ -89,6 +104,7 @@ impl ListPosition {
             complete: words[4] & 2 != 0,
             left: words[5].checked_sub(1),
             failed_before: words[6],
+            ended_before: words[7].checked_sub(1),
         }
     }
 }
@@ -107,6 +123,7 @@ mod tests {
             at_end: true,
             complete: false,
             failed_before: 5,
+            ended_before: Some(0),
             left: Some(0),
         };
         assert_eq!(ListPosition::from_words(&position.to_words()), position);

@@ -20,15 +20,19 @@ pub(crate) fn load_newest(
     for _ in 0..LOOKS {
         let records = offsets.map(|offset| load(mapping, offset, words));
         let newest = records.into_iter().flatten().max_by_key(|(generation, _)| *generation);
-        let begun =
-            |offset: usize| mapping.at::<AtomicU64>(offset + 8).load(Ordering::Acquire) != 0;
-        if newest.is_some() || !offsets.into_iter().any(begun) {
+        if newest.is_some() || begun(mapping, offsets) == 0 {
             return newest;
         }
         // Both were being stored while they were read: possible only if we were long away.
         std::thread::yield_now();
     }
     None
+}
+
+/// The generation of the newest record that was stored, or was begun to be; 0: none ever was.
+pub(crate) fn begun(mapping: &Mapping, offsets: [usize; 2]) -> u64 {
+    let generation = |offset: usize| mapping.at::<AtomicU64>(offset + 8).load(Ordering::Acquire);
+    generation(offsets[0]).max(generation(offsets[1]))
 }
 
 /// How often a pair of records is looked at before it is taken for damaged.
@@ -72,6 +76,9 @@ mod tests {
     use super::*;
 
     fn mapping() -> Mapping {
+        if cfg!(miri) {
+            return Mapping::private(8192);
+        }
         let file = tempfile::tempfile().expect("temp file");
         file.set_len(8192).expect("set length");
         Mapping::of_file(&file, 8192).expect("map")

@@ -29,6 +29,9 @@ pub(crate) struct Spool {
     /// Its run has ended with nothing left in it, and given the room back: only what `status`
     /// reads is there.
     closed: bool,
+    /// In place of the file's rings, in [`Spool::in_memory`].
+    #[cfg(test)]
+    rings: Vec<Mapping>,
 }
 
 /// Which of our processes asks for its view.
@@ -130,8 +133,25 @@ impl Spool {
             // nobody will look at again.
             let still = std::fs::symlink_metadata(path);
             if still.is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
+                // It may be good as it is, so that none will be created.
+                remove_unfinished(path);
                 return Spool::of_file(file, path, metadata.len()).map(Some);
             }
+        }
+    }
+
+    /// A spool in private memory, for tests under Miri. Of its file there is only the handle.
+    #[cfg(test)]
+    pub(crate) fn in_memory(geometry: Geometry) -> Spool {
+        let layout = Layout::of(geometry);
+        let ring = |_| Mapping::private_ring(geometry.lane_bytes as usize);
+        Spool {
+            mapping: Mapping::private(layout.rings),
+            layout,
+            file: File::open("/dev/null").expect("a file"),
+            path: PathBuf::new(),
+            closed: false,
+            rings: (0..geometry.lanes).map(ring).collect(),
         }
     }
 
@@ -149,7 +169,15 @@ impl Spool {
         let mapped = if closed { layout.slots } else { layout.total };
         let mapping = Mapping::of_file(&file, mapped)
             .map_err(|error| Error::file(path, "can't map the spool", error))?;
-        Ok(Spool { mapping, layout, file, path: path.to_path_buf(), closed })
+        Ok(Spool {
+            mapping,
+            layout,
+            file,
+            path: path.to_path_buf(),
+            closed,
+            #[cfg(test)]
+            rings: Vec::new(),
+        })
     }
 
     /// Has a stop begun?
@@ -197,6 +225,10 @@ impl Spool {
 
     /// Maps a lane's ring, twice in a row.
     pub(crate) fn map_ring(&self, lane: usize, writable: bool) -> io::Result<Mapping> {
+        #[cfg(test)]
+        if let Some(ring) = self.rings.get(lane) {
+            return Ok(ring.again());
+        }
         let (offset, len) = (self.layout.ring(lane), self.layout.geometry.lane_bytes as usize);
         Mapping::ring(&self.file, offset as u64, len, writable)
     }
@@ -338,7 +370,7 @@ fn remove_unfinished(path: &Path) {
         let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
         let Some(number) = number else { continue };
         let own = std::process::id().cast_signed();
-        if number == own || proc_fs::stat(number).is_none() {
+        if number == own || proc_fs::stat(number).is_none_or(|creator| creator.ended()) {
             // If it can't be removed, creating the new one says why.
             let _removed = std::fs::remove_file(entry.path());
         }
@@ -365,7 +397,16 @@ fn build(
     )?;
     let mapping = Mapping::of_file(&file, layout.total)
         .map_err(|error| fail("can't map the spool", error))?;
-    let spool = Spool { mapping, layout, file, path: temporary.to_path_buf(), closed: false };
+    let spool = Spool {
+        mapping,
+        layout,
+        file,
+        path: temporary.to_path_buf(),
+        closed: false,
+        #[cfg(test)]
+        rings: Vec::new(),
+    };
+    spool.run().boot_id.store(proc_fs::boot_id(), Ordering::Relaxed);
     fill(&spool);
     write_header(&spool, fingerprint);
     // The name appears only after the content: what a crash leaves is the old spool or this one.

@@ -6,9 +6,13 @@
 //!   follows it sees each byte once.
 //! - One pipeline writes it: it is locked as long as one of our processes lives.
 
+mod salvage;
+
+use super::surplus::Surplus;
 use super::{Position, Sink};
 use crate::error::Error;
-use crate::flow::queue::spool::{directory_of, sibling};
+use crate::flow::quarantine::Quarantine;
+use crate::flow::queue::spool::{directory_of, sync_directory};
 use crate::sys::lock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -39,7 +43,7 @@ impl FileSink {
             return Err(Error::file(path, "can't write the output", "it is a directory"));
         }
         let regular = existing.as_ref().is_none_or(std::fs::Metadata::is_file);
-        let fifo = existing.is_some_and(|existing| existing.file_type().is_fifo());
+        let fifo = existing.as_ref().is_some_and(|existing| existing.file_type().is_fifo());
         let mut options = OpenOptions::new();
         // A regular file is also read, to find out what of a batch is there already. A FIFO is
         // opened without waiting for a reader: without one the answer is an error that says so.
@@ -65,9 +69,13 @@ impl FileSink {
                 path.display()
             )));
         }
+        if existing.is_none() {
+            sync_directory(path)?;
+        }
         let metadata = file.metadata().map_err(fail)?;
         let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
-        let at = Position { device, inode, len, synced: 0 };
+        // What was there before us is not to be judged after a power loss.
+        let at = Position { device, inode, len, synced: len };
         Ok(FileSink { path: path.to_path_buf(), terminator, file, regular, at })
     }
 
@@ -78,6 +86,27 @@ impl FileSink {
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
         Error::file(&self.path, what, error)
+    }
+
+    /// Before the file is believed to be the one that was opened: its length, or another file if it
+    /// was removed.
+    fn find_again(&mut self) -> Result<(), Error> {
+        let query = |sink: &FileSink| {
+            sink.file.metadata().map_err(|error| sink.fail("can't query the output", error))
+        };
+        let mut metadata = query(self)?;
+        if metadata.nlink() == 0 {
+            // Removed since main has opened it. A buffer before this one may have gone on in a new
+            // file: that is the one to go on with.
+            *self = FileSink::open(&self.path, self.terminator)?;
+            metadata = query(self)?;
+        }
+        self.at.len = metadata.len();
+        Ok(())
+    }
+
+    fn is_at(&self, position: &Position) -> bool {
+        (position.device, position.inode) == (self.at.device, self.at.inode)
     }
 
     /// Bytes of `pending` that stand in the file behind `from`.
@@ -162,14 +191,8 @@ impl FileSink {
     /// Puts aside what stands behind `keep` and is not ours, so that the file goes on with whole
     /// records.
     fn quarantine(&mut self, keep: u64) -> Result<(), Error> {
-        let aside = sibling(&self.path, ".quarantine");
-        let mut target = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&aside)
-            .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+        let failed = |sink: &FileSink, error| sink.fail("damaged", error);
+        let mut aside = Quarantine::of(&self.path).map_err(|error| failed(self, error))?;
         let mut moved = 0;
         let mut chunk = vec![0; 64 << 10];
         loop {
@@ -180,15 +203,10 @@ impl FileSink {
             if read == 0 {
                 break;
             }
-            target
-                .write_all(&chunk[..read])
-                .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+            aside.append(&chunk[..read]).map_err(|error| failed(self, error))?;
             moved += read as u64;
         }
-        // The copy is safe before the original goes: a kill in between doubles it at worst.
-        target
-            .sync_all()
-            .map_err(|error| Error::file(&aside, "can't put torn bytes aside", error))?;
+        let aside = aside.finish().map_err(|error| failed(self, error))?;
         self.file.set_len(keep).map_err(|error| self.fail("can't cut torn bytes off", error))?;
         log::warn!(
             "{}: {moved} bytes behind the last whole record were not ours; moved to {}",
@@ -210,6 +228,8 @@ impl FileSink {
             log::warn!("{}: did not end with a whole record; ended it", self.path.display());
             let ended = self.write(&[self.terminator]);
             ended.map_err(|error| self.fail("can't write the output", error))?;
+            // Part of what was there before us.
+            self.at.synced = self.at.len;
         }
         Ok(())
     }
@@ -220,23 +240,12 @@ impl Sink for FileSink {
         if !self.regular {
             return Ok(0);
         }
-        let query = |sink: &FileSink| {
-            sink.file.metadata().map_err(|error| sink.fail("can't query the output", error))
-        };
-        let mut metadata = query(self)?;
-        if metadata.nlink() == 0 {
-            // Removed since main has opened it. A buffer before this one may have gone on in a new
-            // file: that is the one to go on with.
-            *self = FileSink::open(&self.path, self.terminator)?;
-            metadata = query(self)?;
-        }
-        self.at.len = metadata.len();
-        let same_file = |at: &Position| (at.device, at.inode) == (self.at.device, self.at.inode);
+        self.find_again()?;
         let Some(committed) = committed else {
             self.end_an_open_line()?;
             return Ok(0);
         };
-        if !same_file(&committed) {
+        if !self.is_at(&committed) {
             let done = self.settle_moved(committed, pending)?;
             self.end_an_open_line()?;
             return Ok(done);
@@ -273,6 +282,30 @@ impl Sink for FileSink {
             self.end_an_open_line()?;
         }
         Ok(done)
+    }
+
+    fn salvage(&mut self, committed: Option<Position>) -> Result<Surplus, Error> {
+        if self.regular {
+            self.find_again()?;
+        }
+        // Numbers of devices are given anew at each boot.
+        let committed = committed.map(|at| Position { device: self.at.device, ..at });
+        match committed.filter(|committed| self.regular && self.is_at(committed)) {
+            Some(committed) => self.keep_whole_records(committed.len),
+            None => self.open(committed, &[]).map(|_| Surplus::default()),
+        }
+    }
+
+    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
+        if !half.is_empty() {
+            self.at.len = self.at.len.saturating_sub(half.len() as u64);
+            self.quarantine(self.at.len)?;
+        }
+        Ok(())
+    }
+
+    fn beside(&self) -> Option<&Path> {
+        self.regular.then_some(self.path.as_path())
     }
 
     fn look(&mut self) -> Result<(), Error> {

@@ -1,9 +1,12 @@
 //! Where batches end up.
 
 pub(crate) mod file;
+pub(crate) mod surplus;
 
 use crate::error::Error;
 use std::io;
+use std::path::Path;
+use surplus::Surplus;
 
 /// How far a sink has got, as it is committed together with the heads of the lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,29 @@ pub(crate) trait Sink {
     /// # Errors
     /// If it can't be read, compared or put in order.
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error>;
+
+    /// As [`Sink::open`], after a power loss: only what was synced is certain, up to the position
+    /// that is given. The answer is what stands behind it.
+    ///
+    /// # Errors
+    /// As those of [`Sink::open`].
+    fn salvage(&mut self, synced: Option<Position>) -> Result<Surplus, Error> {
+        self.open(synced, &[]).map(|_| Surplus::default())
+    }
+
+    /// Puts the half of a record aside with which the place ends.
+    ///
+    /// # Errors
+    /// If that fails.
+    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
+        debug_assert!(half.is_empty(), "who finds half a record can cut it off");
+        Ok(())
+    }
+
+    /// The file beside which bytes are put aside that can't be used, if there is one.
+    fn beside(&self) -> Option<&Path> {
+        None
+    }
 
     /// Looks whether the place is still as it was left, before it is believed to be.
     ///

@@ -1,16 +1,25 @@
 //! The source: hands out the jobs of a list, in order, as fast as slots become free.
+//!
+//! A source that is killed is replaced, and the next one goes on behind what was handed out: in a file
+//! by reading it again, in a list that can be read only once by what main holds of it ([`intake`]).
+//! Only of what can't be moved there nothing is left; then the run ends.
 
+pub(crate) mod intake;
 pub(crate) mod lines;
+pub(crate) mod refill;
 
 use super::queue::bell;
-use super::queue::commit::Commit;
+use super::queue::commit::{Commit, Totals};
 use super::queue::jobs::{Jobs, NewJob, Phase, Reason};
 use super::queue::position::ListPosition;
+use super::queue::reader::Mark;
 use super::queue::spool::Spool;
 use crate::config;
 use crate::error::Error;
 use crate::stop::Stop;
+use crate::sys::atomic::Ordering;
 use crate::sys::clock;
+use intake::Intake;
 use lines::{LineReader, Next, name};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -47,7 +56,7 @@ pub(crate) fn check(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
     }
     let never = std::io::pipe().map_err(Error::system("can't create a pipe"))?;
     let interrupt = std::os::fd::AsFd::as_fd(&never.0);
-    let mut reader = LineReader::open(&list.lines, 0, interrupt)?;
+    let mut reader = LineReader::open(&list.lines, None, 0, interrupt)?;
     match reader.skip_to(position.offset, position.prefix) {
         Ok(Some(true)) => Ok(()),
         Ok(_) => Err(Error::Config(format!(
@@ -64,19 +73,22 @@ pub(crate) fn check(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
 
 /// Runs the source until it is told to stop, or a list that is run once has been done.
 ///
-/// `first`: it is the first source of this run. `interrupt` becomes readable when a stop is asked
-/// for.
+/// `intake`: what main holds of a list that can be read only once. `first`: it is the first source
+/// of this run. `interrupt` becomes readable when a stop is asked for.
 ///
 /// # Errors
 /// If the list can't be read.
 pub(crate) fn run(
     spool: &Spool,
     list: &config::Jobs,
+    intake: Option<&Intake>,
     first: bool,
     interrupt: BorrowedFd<'_>,
     stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<End, Error> {
+    // A source that was killed may have been waiting.
+    spool.bells().source_waits.store(0, Ordering::SeqCst);
     let (generation, mut position) = ListPosition::load(spool);
     let jobs = Jobs(spool);
     if list.every.is_some() && position.at_end && jobs.pending() == 0 {
@@ -88,6 +100,7 @@ pub(crate) fn run(
         spool,
         jobs,
         list,
+        intake,
         first,
         interrupt,
         stop,
@@ -97,6 +110,7 @@ pub(crate) fn run(
         unannounced: 0,
     };
     source.save();
+    source.collect();
     ready();
     source.rounds()
 }
@@ -105,6 +119,7 @@ struct Source<'a> {
     spool: &'a Spool,
     jobs: Jobs<'a>,
     list: &'a config::Jobs,
+    intake: Option<&'a Intake>,
     first: bool,
     interrupt: BorrowedFd<'a>,
     stop: &'a Stop,
@@ -151,16 +166,20 @@ impl<'a> Source<'a> {
 
     /// Opens the list where it is to be gone on with: behind the last job that was handed out,
     /// or at the beginning of a new round. `None`: stopped meanwhile.
+    ///
+    /// A list that can be read only once is [begun](LineReader::begin) when the saved position is one
+    /// of this input: a source that is killed before finds its place as this one did.
     fn open(&mut self) -> Result<Option<LineReader<'a>>, Error> {
         let line_max = self.spool.layout.geometry.job_bytes as usize;
-        let mut reader = LineReader::open(&self.list.lines, line_max, self.interrupt)?;
+        let mut reader = LineReader::open(&self.list.lines, self.intake, line_max, self.interrupt)?;
         if self.position.round > 0 && !self.position.complete {
-            if !self.first && !reader.is_regular() {
+            if !self.first && !reader.survives() {
                 return Err(Error::file(
                     name(&self.list.lines),
                     "can't go on with this list",
-                    "its reader has died, and what it had read of a pipe is gone. What was handed \
-                     out is done or kept; give the same input again to go on behind it",
+                    "its reader has died, and what it had read is gone, since this input can only be \
+                     read directly. What was handed out is done or kept; give the same input again \
+                     to go on behind it",
                 ));
             }
             let behind = reader.skip_to(self.position.offset, self.position.prefix);
@@ -170,6 +189,7 @@ impl<'a> Source<'a> {
                 if self.position.seq > 0 {
                     log::info!("going on behind job {}", self.position.seq);
                 }
+                reader.begin();
                 return Ok(Some(reader));
             }
             log::warn!(
@@ -178,13 +198,22 @@ impl<'a> Source<'a> {
                 name(&self.list.lines).display()
             );
         }
+        let books = Commit::load(self.spool);
+        let drained = |(lane, head): (usize, &Mark)| {
+            self.spool.producer(lane).tail.load(Ordering::Acquire) == head.offset
+        };
+        let nothing_under_way =
+            self.free.len() == self.jobs.len() && books.lanes.iter().enumerate().all(drained);
+        let Totals { jobs_done, jobs_failed, .. } = books.totals;
         self.position = ListPosition {
             round: self.position.round + 1,
-            failed_before: Commit::load(self.spool).totals.jobs_failed,
+            failed_before: jobs_failed,
+            ended_before: nothing_under_way.then_some(jobs_done + jobs_failed),
             ..ListPosition::default()
         };
         // Before any slot is filled: what stands in slots does not know of the failures.
         self.save();
+        reader.begin();
         Ok(Some(reader))
     }
 
@@ -220,7 +249,7 @@ impl<'a> Source<'a> {
         // `find_free` has found one.
         let Some(index) = self.free.pop() else { return };
         let (seq, round) = (self.position.seq, self.position.round);
-        let reason = too_long.then_some(Reason::TooLong);
+        let reason = reason_of(too_long);
         self.jobs.fill(index, &NewJob { text: line, seq, round, offset, prefix, reason });
         self.unannounced += 1;
         if self.unannounced >= ANNOUNCE_AT {
@@ -247,21 +276,23 @@ impl<'a> Source<'a> {
     fn await_all(&mut self) -> bool {
         loop {
             self.collect();
-            if self.free.len() == self.jobs.len() {
+            if self.jobs.pending() == 0 {
                 return true;
             }
             if self.stop.requested() {
                 return false;
             }
-            self.sleep();
+            bell::sleep_unless(&self.spool.bells().source, None, || {
+                self.stop.requested() || self.jobs.pending() == 0
+            });
         }
     }
 
-    /// Gives the slots of done jobs back. Their place in the list is saved before: so a job is in
-    /// a slot, or behind the saved position.
+    /// Gives the slots of jobs back whose results are committed. Their place in the list is saved
+    /// before: so a job is in a slot, or behind the saved position.
     fn collect(&mut self) {
         let done: Vec<usize> =
-            (0..self.jobs.len()).rev().filter(|index| self.jobs.is_done(*index)).collect();
+            (0..self.jobs.len()).rev().filter(|index| self.jobs.is_committed(*index)).collect();
         if done.is_empty() {
             return;
         }
@@ -272,11 +303,29 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Sleeps until a worker has found no job, which is when slots are needed, or until stop.
+    /// Sleeps until a worker has found no job, which is when slots are needed, or until stop. If all
+    /// that is missing then are commits, the buffer is asked for them.
     fn sleep(&self) {
-        bell::sleep_unless(&self.spool.bells().source, None, || {
-            self.stop.requested() || (0..self.jobs.len()).any(|index| self.jobs.is_done(index))
+        let bells = self.spool.bells();
+        let any = |is: fn(&Jobs<'_>, usize) -> bool| {
+            (0..self.jobs.len()).any(|index| is(&self.jobs, index))
+        };
+        let starving = || {
+            any(|jobs, index| jobs.is_done(index))
+                && !any(|jobs, index| jobs.phase(index) == Phase::Ready)
+        };
+        let asks = starving();
+        if asks {
+            bells.source_waits.store(1, Ordering::SeqCst);
+            bell::ring(&bells.buffer);
+        }
+        bell::sleep_unless(&bells.source, None, || {
+            // A worker that has just run out of jobs may have rung before we lay down.
+            self.stop.requested()
+                || any(|jobs, index| jobs.is_committed(index))
+                || (!asks && starving())
         });
+        bells.source_waits.store(0, Ordering::SeqCst);
     }
 
     fn announce(&mut self) {
@@ -294,6 +343,11 @@ impl<'a> Source<'a> {
     fn unreadable(&self, error: std::io::Error) -> Error {
         Error::file(name(&self.list.lines), "can't read the list of jobs", error)
     }
+}
+
+/// Why a job can't be run, if it can't.
+fn reason_of(too_long: bool) -> Option<Reason> {
+    too_long.then_some(Reason::TooLong)
 }
 
 /// Time from `elapsed` after the first tick to the next one; missed ones are skipped.

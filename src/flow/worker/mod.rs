@@ -7,9 +7,10 @@ mod process_work;
 use super::emitter::Publish;
 use super::job::{Failure, Job};
 use super::queue::commit::Commit;
-use super::queue::frame::{JobEnd, Kind};
+use super::queue::frame::Kind;
 use super::queue::jobs::{Claim, Claimed, Claimer, DEATHS_MAX, Jobs, PutBack, Reason};
-use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge, count_records};
+use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge};
+use super::queue::reader::survey;
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use crate::error::Error;
@@ -102,8 +103,8 @@ fn take_over<'a>(
         log::info!("{settled} jobs of the worker before this one are ready again");
         Jobs(spool).announce(settled);
     }
-    count_records(spool, lane, Commit::load(spool).lanes[lane])
-        .and_then(|records| LaneWriter::open(spool, lane, records))
+    survey(spool, lane, Commit::load(spool).lanes[lane])
+        .and_then(|survey| LaneWriter::open(spool, lane, survey.records))
         .map(Mutex::new)
         .map_err(Error::system("can't map the lane"))
 }
@@ -339,8 +340,8 @@ impl JobThread<'_> {
     }
 
     fn publish_staged(&self, job: &Claimed, kind: Kind) -> Result<(), TooLarge> {
-        let end = JobEnd { seq: job.seq, round: job.round };
-        let finish = Finish { kind, end, result_end: self.jobs.result_end(job) };
+        let result_end = self.jobs.result_end(job);
+        let finish = Finish { kind, seq: job.seq, round: job.round, result_end };
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         lane.publish(&self.staged, Some(finish))
     }
@@ -357,6 +358,7 @@ impl JobThread<'_> {
                 "the job is longer than {} bytes: raise [spool] job_bytes",
                 self.jobs.0.layout.geometry.job_bytes
             ),
+            Reason::Damaged => "the spool was damaged: this is what is left of the job".into(),
             Reason::Deaths { last_end } => format!(
                 "its worker died {DEATHS_MAX} times while it ran nothing but this job{}",
                 match last_end {

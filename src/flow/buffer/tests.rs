@@ -3,23 +3,24 @@
 //! A kill is an error that ends the buffer between two steps; its successor finds what is there.
 
 use super::*;
-use crate::flow::queue::frame::{JobEnd, Kind};
+use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
 use crate::flow::sink::Position;
 use crate::flow::sink::file::FileSink;
+use crate::flow::sink::surplus::Surplus;
 use crate::sys::atomic::AtomicU64;
 use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 
-struct Bench {
-    directory: tempfile::TempDir,
-    spool: Spool,
+pub(super) struct Bench {
+    pub directory: tempfile::TempDir,
+    pub spool: Spool,
 }
 
 impl Bench {
-    fn new(lanes: u32) -> Bench {
+    pub fn new(lanes: u32) -> Bench {
         let directory = tempfile::tempdir().expect("temp dir");
         let geometry = Geometry { lanes, lane_bytes: 4096, slots: 1, job_bytes: 64 };
         let path = directory.path().join("spool");
@@ -27,13 +28,13 @@ impl Bench {
         Bench { directory, spool }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.directory.path().join("out")
     }
 
     /// Opens the output. A command that another test starts at this moment has a copy of every
     /// descriptor, and with it the lock, until it is executed.
-    fn sink(&self) -> FileSink {
+    pub fn sink(&self) -> FileSink {
         loop {
             match FileSink::open(&self.path(), b'\n') {
                 Ok(sink) => return sink,
@@ -43,23 +44,23 @@ impl Bench {
         }
     }
 
-    fn output(&self) -> String {
+    pub fn output(&self) -> String {
         std::fs::read_to_string(self.path()).expect("output")
     }
 
-    fn writer(&self, lane: usize) -> LaneWriter<'_> {
+    pub fn writer(&self, lane: usize) -> LaneWriter<'_> {
         LaneWriter::open(&self.spool, lane, 0).expect("ring")
     }
 
     /// Runs a buffer that is told to stop at once: what is published is written, and synced.
-    fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {
+    pub fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {
         let stop = Stop::new(|| {});
         stop.request();
         run(&self.spool, sink, policy(), &stop, || {})
     }
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     let flush = config::Buffer {
         flush_records: 1000,
         flush_bytes: 1 << 20,
@@ -68,7 +69,7 @@ fn policy() -> Policy {
     Policy { flush, sync: config::SyncPolicy::Never }
 }
 
-fn publish(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>) {
+pub(super) fn publish(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>) {
     let mut staged = Staged::default();
     for number in records {
         let Ok(()) = staged.push(Kind::Result, |bytes| {
@@ -77,25 +78,54 @@ fn publish(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>) {
         });
     }
     let result_end = AtomicU64::new(u64::MAX);
-    let end = JobEnd { seq: 1, round: 1 };
-    let finish = Finish { kind: Kind::JobDone, end, result_end: &result_end };
+    let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
     writer.publish(&staged, Some(finish)).expect("room");
 }
 
-fn expected(records: std::ops::Range<u32>) -> String {
+pub(super) fn expected(records: std::ops::Range<u32>) -> String {
     records.map(|number| format!("record {number}\n")).collect()
 }
 
-/// Dies once it has written so many bytes, or in a sync.
-struct Dying {
-    file: FileSink,
-    left: usize,
-    syncs: usize,
+/// What a write comes to.
+type Writing<'a> = Box<dyn FnMut(&mut FileSink, &[u8]) -> io::Result<usize> + 'a>;
+
+/// A file to which something happens when it is written to.
+pub(super) struct Faulty<'a> {
+    pub file: FileSink,
+    pub write: Writing<'a>,
+    /// Syncs before one in which it dies.
+    pub syncs: usize,
 }
 
-impl Sink for Dying {
+pub(super) fn killed() -> io::Error {
+    io::Error::other("killed")
+}
+
+/// Dies once it has written so many bytes, or in a sync.
+pub(super) fn dying(file: FileSink, mut left: usize) -> Faulty<'static> {
+    let write = move |file: &mut FileSink, bytes: &[u8]| {
+        let bytes = &bytes[..bytes.len().min(left)];
+        left -= bytes.len();
+        if bytes.is_empty() { Err(killed()) } else { file.write(bytes) }
+    };
+    Faulty { file, write: Box::new(write), syncs: 0 }
+}
+
+impl Sink for Faulty<'_> {
     fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
         self.file.open(committed, pending)
+    }
+
+    fn salvage(&mut self, committed: Option<Position>) -> Result<Surplus, Error> {
+        self.file.salvage(committed)
+    }
+
+    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
+        self.file.cut(half)
+    }
+
+    fn beside(&self) -> Option<&Path> {
+        self.file.beside()
     }
 
     fn look(&mut self) -> Result<(), Error> {
@@ -103,22 +133,12 @@ impl Sink for Dying {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let bytes = &bytes[..bytes.len().min(self.left)];
-        self.left -= bytes.len();
-        if bytes.is_empty() {
-            return Err(io::Error::other("killed"));
-        }
-        self.file.write(bytes)
+        (self.write)(&mut self.file, bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        match self.syncs.checked_sub(1) {
-            None => Err(io::Error::other("killed")),
-            Some(left) => {
-                self.syncs = left;
-                self.file.sync()
-            }
-        }
+        self.syncs = self.syncs.checked_sub(1).ok_or_else(killed)?;
+        self.file.sync()
     }
 
     fn position(&self) -> Option<Position> {
@@ -139,13 +159,10 @@ fn a_buffer_that_dies_at_any_byte_is_gone_on_from_exactly_there() {
             std::fs::write(bench.path(), existing).expect("write");
             publish(&mut bench.writer(0), 0..3);
             let file = bench.sink();
-            let mut dying = Dying { file, left: killed_at, syncs: 0 };
-            let died = bench.drain(&mut dying);
-            assert!(died.is_err());
-            drop(dying);
+            assert!(bench.drain(&mut dying(file, killed_at)).is_err());
             // Died again at once, then not any more.
             let file = bench.sink();
-            assert!(bench.drain(&mut Dying { file, left: 1, syncs: 0 }).is_err());
+            assert!(bench.drain(&mut dying(file, 1)).is_err());
             let mut file = bench.sink();
             bench.drain(&mut file).expect("drained");
             let before = if existing.is_empty() { "" } else { "old\n" };
@@ -163,7 +180,7 @@ fn what_was_published_after_the_batch_of_a_dead_buffer_comes_behind_it() {
     let (mut first, mut second) = (bench.writer(0), bench.writer(1));
     publish(&mut second, 0..2);
     let file = bench.sink();
-    assert!(bench.drain(&mut Dying { file, left: 12, syncs: 0 }).is_err());
+    assert!(bench.drain(&mut dying(file, 12)).is_err());
     publish(&mut first, 2..4);
     let mut file = bench.sink();
     bench.drain(&mut file).expect("drained");
@@ -179,7 +196,7 @@ fn a_commit_that_only_syncs_hides_no_batch_and_repeats_none() {
         let file = bench.sink();
         // Odd rounds end before their sync, with the batch committed; others in its middle.
         let left = if round % 2 == 0 { 5 } else { usize::MAX };
-        assert!(bench.drain(&mut Dying { file, left, syncs: 0 }).is_err());
+        assert!(bench.drain(&mut dying(file, left)).is_err());
         let mut file = bench.sink();
         bench.drain(&mut file).expect("drained, and synced by a commit of its own");
         assert_eq!(bench.output(), expected(0..2 * round + 2));
@@ -195,46 +212,15 @@ fn a_batch_that_stands_in_an_output_that_was_emptied_is_not_written_again() {
     // logrotate's copytruncate, while the buffer runs; then it dies between write and commit.
     publish(&mut writer, 50..52);
     let file = bench.sink();
-    let mut truncated = Truncated { inner: file, path: bench.path() };
-    assert!(bench.drain(&mut truncated).is_err());
-    drop(truncated);
+    let path = bench.path();
+    let truncated = |file: &mut FileSink, bytes: &[u8]| {
+        std::fs::File::create(&path)?;
+        assert_eq!(file.write(bytes)?, bytes.len());
+        Err(killed())
+    };
+    assert!(bench.drain(&mut Faulty { file, write: Box::new(truncated), syncs: 0 }).is_err());
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), expected(50..52));
-}
-
-/// Its file is emptied before it writes, and it dies once it has written all.
-struct Truncated {
-    inner: FileSink,
-    path: PathBuf,
-}
-
-impl Sink for Truncated {
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
-        self.inner.open(committed, pending)
-    }
-
-    fn look(&mut self) -> Result<(), Error> {
-        self.inner.look()
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        std::fs::File::create(&self.path)?;
-        let written = self.inner.write(bytes)?;
-        assert_eq!(written, bytes.len());
-        Err(io::Error::other("killed"))
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn position(&self) -> Option<Position> {
-        self.inner.position()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
-    }
 }
 
 #[test]
@@ -244,53 +230,30 @@ fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended(
     publish(&mut writer, 0..2);
     let file = bench.sink();
     // The buffer has found the end of the file, then somebody else writes.
-    let mut other = Intruder { inner: file, path: bench.path(), writes: 0 };
-    assert!(bench.drain(&mut other).is_ok());
+    let mut intruder = intruder(bench.path());
+    let write = move |file: &mut FileSink, bytes: &[u8]| {
+        intruder()?;
+        file.write(bytes)
+    };
+    assert!(bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 1 }).is_ok());
     assert_eq!(bench.output(), format!("foreign\n{}", expected(0..2)));
-    drop(other);
     // The next batch is begun, and cut off.
     publish(&mut writer, 2..4);
     let file = bench.sink();
-    assert!(bench.drain(&mut Dying { file, left: 15, syncs: 0 }).is_err());
+    assert!(bench.drain(&mut dying(file, 15)).is_err());
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), format!("foreign\n{}", expected(0..4)));
 }
 
-/// Somebody else appends just before the first write.
-struct Intruder<S> {
-    inner: S,
-    path: PathBuf,
-    writes: usize,
-}
-
-impl<S: Sink> Sink for Intruder<S> {
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
-        self.inner.open(committed, pending)
-    }
-
-    fn look(&mut self) -> Result<(), Error> {
-        self.inner.look()
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writes += 1;
-        if self.writes == 1 {
-            let mut file = std::fs::OpenOptions::new().append(true).open(&self.path)?;
+/// Somebody else, who appends when called for the first time.
+fn intruder(path: PathBuf) -> impl FnMut() -> io::Result<()> {
+    let mut first = true;
+    move || {
+        if std::mem::take(&mut first) {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&path)?;
             file.write_all(b"foreign\n")?;
         }
-        self.inner.write(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn position(&self) -> Option<Position> {
-        self.inner.position()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
+        Ok(())
     }
 }
 
@@ -300,52 +263,21 @@ fn an_output_that_somebody_appends_to_while_the_buffer_runs_keeps_every_committe
     let mut writer = bench.writer(0);
     publish(&mut writer, 0..2);
     let file = bench.sink();
-    let inner = Intruder { inner: file, path: bench.path(), writes: 0 };
+    let (mut intruder, mut writes) = (intruder(bench.path()), 0);
     // While the first batch is written the next is published; once that is written it dies.
-    let mut sink = Then { inner, writer, writes: 0 };
-    assert!(bench.drain(&mut sink).is_err());
-    drop(sink);
+    let write = move |file: &mut FileSink, bytes: &[u8]| {
+        intruder()?;
+        let written = file.write(bytes)?;
+        writes += 1;
+        if writes == 2 {
+            return Err(killed());
+        }
+        publish(&mut writer, 2..4);
+        Ok(written)
+    };
+    assert!(bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 0 }).is_err());
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output().replace("foreign\n", ""), expected(0..4));
-}
-
-/// Publishes more once it has written a batch, and dies once it has written two.
-struct Then<'a> {
-    inner: Intruder<FileSink>,
-    writer: LaneWriter<'a>,
-    writes: usize,
-}
-
-impl Sink for Then<'_> {
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
-        self.inner.open(committed, pending)
-    }
-
-    fn look(&mut self) -> Result<(), Error> {
-        self.inner.look()
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.writes += 1;
-        if self.writes == 2 {
-            return Err(io::Error::other("killed"));
-        }
-        publish(&mut self.writer, 2..4);
-        Ok(written)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn position(&self) -> Option<Position> {
-        self.inner.position()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
-    }
 }
 
 /// Processor time of the calling thread.

@@ -1,0 +1,368 @@
+//! The reading end of a lane.
+//!
+//! # Constraints
+//! - Nothing that is read is believed: a broken worker can write any bytes, a disk can lose some, and
+//!   after a power loss a page may be older than its neighbours.
+//! - A unit is read whole or not at all: of a job that is torn, no record is handed on, since the job
+//!   is run again. So no batch ever ends inside of a job.
+//! - What is torn never ends the reading: it is skipped, told of, and can be put aside.
+//!
+//! # Finding the way again
+//! Behind torn bytes every multiple of eight is tried as the start of a frame: its head holds its
+//! own offset in the lane, and a checksum of everything. A frame that is found may still belong to
+//! the torn job; what ends a job says where that began. Nothing of this depends on the tail, so who
+//! reads the same bytes later, with more behind them, skips the same.
+
+use super::frame::{self, ALIGN, HEAD, Head, JobEnd, Kind};
+use super::spool::Spool;
+use crate::sys::atomic::Ordering;
+use crate::sys::mmap::Mapping;
+use std::io;
+
+/// Where a reader stands in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mark {
+    pub offset: u64,
+    /// Records before the offset, as the frames count them.
+    pub records: u64,
+}
+
+/// Bytes that were published and are no units any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Torn {
+    pub lane: usize,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What was read of the lanes for one batch.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    /// The results, one behind the other.
+    pub results: Vec<u8>,
+    /// Where each of them ends.
+    pub ends: Vec<usize>,
+    pub result_records: u64,
+    /// The dead letters, likewise.
+    pub dead_letters: Vec<u8>,
+    pub dead_letter_records: u64,
+    pub jobs_done: u64,
+    pub jobs_failed: u64,
+    /// What was skipped.
+    pub torn: Vec<Torn>,
+    /// The jobs that have ended, as round and number, if they are wanted.
+    pub jobs: Option<Vec<(u64, u64)>>,
+    /// Records that are missing by the numbers of those that were read. Less than none if a broken
+    /// worker has counted backwards.
+    pub lost: i64,
+}
+
+/// How much had been gathered before a unit.
+struct Before {
+    results: usize,
+    ends: usize,
+    result_records: u64,
+    dead_letters: usize,
+    dead_letter_records: u64,
+    lost: i64,
+}
+
+impl Gathered {
+    pub(crate) fn clear(&mut self) {
+        self.results.clear();
+        self.ends.clear();
+        self.dead_letters.clear();
+        self.torn.clear();
+        *self = Gathered {
+            results: std::mem::take(&mut self.results),
+            ends: std::mem::take(&mut self.ends),
+            dead_letters: std::mem::take(&mut self.dead_letters),
+            torn: std::mem::take(&mut self.torn),
+            jobs: self.jobs.take(),
+            ..Gathered::default()
+        };
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.results.len() + self.dead_letters.len()
+    }
+
+    fn before(&self) -> Before {
+        Before {
+            results: self.results.len(),
+            ends: self.ends.len(),
+            result_records: self.result_records,
+            dead_letters: self.dead_letters.len(),
+            dead_letter_records: self.dead_letter_records,
+            lost: self.lost,
+        }
+    }
+
+    fn back_to(&mut self, before: &Before) {
+        self.results.truncate(before.results);
+        self.ends.truncate(before.ends);
+        self.dead_letters.truncate(before.dead_letters);
+        self.result_records = before.result_records;
+        self.dead_letter_records = before.dead_letter_records;
+        self.lost = before.lost;
+    }
+
+    /// Enters a frame whose payload was appended to the results.
+    fn enter(&mut self, kind: Kind, start: usize) {
+        match kind {
+            Kind::Result | Kind::Alone => {
+                self.result_records += 1;
+                self.ends.push(self.results.len());
+            }
+            Kind::DeadLetter => {
+                self.dead_letter_records += 1;
+                self.dead_letters.extend_from_slice(&self.results[start..]);
+                self.results.truncate(start);
+            }
+            Kind::JobDone | Kind::JobFailed => self.results.truncate(start),
+        }
+    }
+}
+
+/// The reading end of a lane.
+pub(crate) struct LaneReader {
+    lane: usize,
+    ring: Mapping,
+    capacity: u64,
+}
+
+impl LaneReader {
+    pub(crate) fn open(spool: &Spool, lane: usize) -> io::Result<LaneReader> {
+        let ring = spool.map_ring(lane, false)?;
+        Ok(LaneReader { lane, ring, capacity: spool.layout.geometry.lane_bytes })
+    }
+
+    /// Can the lane be published up to this tail, if it was read up to that mark? No other tail was
+    /// ever stored by a worker that works.
+    pub(crate) fn is_sane(&self, mark: Mark, tail: u64) -> bool {
+        tail >= mark.offset
+            && tail - mark.offset <= self.capacity
+            && tail.is_multiple_of(ALIGN as u64)
+    }
+
+    /// Reads units from `mark` on, up to `until` or until `bytes_max` are gathered (at least one
+    /// unit, if there is one), and moves the mark behind them. Torn bytes are skipped.
+    pub(crate) fn gather(
+        &self,
+        mark: &mut Mark,
+        until: u64,
+        bytes_max: usize,
+        into: &mut Gathered,
+    ) {
+        if !self.is_sane(*mark, until) {
+            return;
+        }
+        // Forged heads could make us sum up the whole lane again and again: enough is enough.
+        let mut budget = 8 * self.capacity;
+        while mark.offset < until && into.bytes() < bytes_max {
+            if let Some(end) = self.unit(*mark, until, into) {
+                *mark = end;
+                continue;
+            }
+            let (lane, from) = (self.lane, mark.offset);
+            mark.offset = self.find_unit(from, until, &mut budget);
+            let to = mark.offset;
+            match into.torn.last_mut() {
+                Some(last) if (last.lane, last.to) == (lane, from) => last.to = to,
+                _ => into.torn.push(Torn { lane, from, to }),
+            }
+        }
+    }
+
+    /// A copy of the bytes of a torn range that was met in reading this lane.
+    pub(crate) fn bytes(&self, torn: Torn) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let len = torn.to.saturating_sub(torn.from).min(self.capacity);
+        self.ring.append_to(self.place(torn.from), len as usize, &mut bytes);
+        bytes
+    }
+
+    fn place(&self, offset: u64) -> usize {
+        (offset % self.capacity) as usize
+    }
+
+    /// Gathers the unit at `mark`, and says where it ends; `None` if there is none, and then
+    /// nothing was gathered.
+    fn unit(&self, mark: Mark, until: u64, into: &mut Gathered) -> Option<Mark> {
+        let before = into.before();
+        let mut at = mark;
+        loop {
+            let Some((head, start)) = self.frame(at.offset, until, &mut into.results) else {
+                into.back_to(&before);
+                return None;
+            };
+            let begins = at.offset == mark.offset;
+            let missing =
+                head.records.wrapping_sub(at.records.wrapping_add(head.kind.is_record().into()));
+            let job = match head.kind {
+                Kind::JobDone | Kind::JobFailed => JobEnd::from_bytes(&into.results[start..])
+                    .filter(|job| job.begin == mark.offset),
+                Kind::Result | Kind::DeadLetter | Kind::Alone => None,
+            };
+            let fits = match head.kind {
+                Kind::Alone => begins,
+                Kind::Result | Kind::DeadLetter => true,
+                Kind::JobDone | Kind::JobFailed => job.is_some(),
+            };
+            // Records can be missing behind torn bytes, never inside of a unit.
+            if !fits || (missing != 0 && !begins) {
+                into.back_to(&before);
+                return None;
+            }
+            into.lost = into.lost.wrapping_add(missing.cast_signed());
+            into.enter(head.kind, start);
+            at = Mark { offset: at.offset + size(&head), records: head.records };
+            if let (Some(job), Some(jobs)) = (job, &mut into.jobs) {
+                jobs.push((job.round, job.seq));
+            }
+            if job.is_some() || head.kind == Kind::Alone {
+                into.jobs_done += u64::from(head.kind == Kind::JobDone);
+                into.jobs_failed += u64::from(head.kind == Kind::JobFailed);
+                return Some(at);
+            }
+        }
+    }
+
+    /// The frame at this offset, its payload appended to `out` from the place that is returned with
+    /// it. The payload is copied out and only then checked: the bytes that are checked are those that
+    /// are used.
+    fn frame(&self, offset: u64, until: u64, out: &mut Vec<u8>) -> Option<(Head, usize)> {
+        let left = until.saturating_sub(offset);
+        if left < HEAD as u64 {
+            return None;
+        }
+        let place = self.place(offset);
+        let head = Head::from_bytes(&self.ring.read::<HEAD>(place))?;
+        if head.offset != offset || size(&head) > left || !plausible(&head) {
+            return None;
+        }
+        let start = out.len();
+        self.ring.append_to(place + HEAD, head.len, out);
+        if head.fits(&out[start..]) {
+            return Some((head, start));
+        }
+        out.truncate(start);
+        None
+    }
+
+    /// Where the first unit begins behind `torn`, where none does; `until` if there is none, or none
+    /// within the budget of bytes to be looked at.
+    fn find_unit(&self, torn: u64, until: u64, budget: &mut u64) -> u64 {
+        const STEP: u64 = ALIGN as u64;
+        let mut scratch = Vec::new();
+        let mut at = torn.saturating_add(STEP);
+        while at < until && *budget > 0 {
+            scratch.clear();
+            let Some((head, _)) = self.frame(at, until, &mut scratch) else {
+                *budget = budget.saturating_sub(self.summed(at, until).max(1));
+                at = at.saturating_add(STEP);
+                continue;
+            };
+            if head.kind == Kind::Alone {
+                return at;
+            }
+            match self.job_end(at, until) {
+                Ok((begin, _)) if begin == at => return at,
+                // The rest of the torn job.
+                Ok((_, end)) => return end,
+                Err(broken) => {
+                    *budget = budget.saturating_sub(broken - at);
+                    at = broken.max(at.saturating_add(STEP));
+                }
+            }
+        }
+        until
+    }
+
+    /// Bytes that looking for a frame here has summed up in vain.
+    fn summed(&self, at: u64, until: u64) -> u64 {
+        if until - at < HEAD as u64 {
+            return 0;
+        }
+        Head::from_bytes(&self.ring.read::<HEAD>(self.place(at)))
+            .filter(|head| head.offset == at && size(head) <= until - at)
+            .map_or(0, |head| size(&head))
+    }
+
+    /// Follows the frames of a job to what ends it: where that says it began, and where it ends. Or
+    /// where there is no frame of a job.
+    fn job_end(&self, from: u64, until: u64) -> Result<(u64, u64), u64> {
+        let mut at = from;
+        let mut scratch = Vec::new();
+        loop {
+            scratch.clear();
+            let (head, start) = self.frame(at, until, &mut scratch).ok_or(at)?;
+            let end = at + size(&head);
+            match head.kind {
+                Kind::Alone => return Err(at),
+                Kind::Result | Kind::DeadLetter => at = end,
+                Kind::JobDone | Kind::JobFailed => {
+                    let job = JobEnd::from_bytes(&scratch[start..]).ok_or(end)?;
+                    return Ok((job.begin, end));
+                }
+            }
+        }
+    }
+}
+
+fn size(head: &Head) -> u64 {
+    frame::size(head.len) as u64
+}
+
+/// A lane can't have had more records than frames would fit in before it.
+fn plausible(head: &Head) -> bool {
+    head.records <= head.offset / HEAD as u64 + 1
+}
+
+/// What a look at a lane has found, from the committed head to the tail.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Behind the last unit or torn range.
+    pub end: Mark,
+    pub torn: Vec<Torn>,
+    /// Records that are missing in between, by the numbers of the others.
+    pub lost: i64,
+    /// Records before the tail, if what is torn at the end of the lane is counted as its writer has:
+    /// by one job too many, if it was killed just then.
+    pub records: u64,
+}
+
+/// Looks through what is published in a lane and not committed.
+///
+/// A writer's own count may be ahead by one job after a kill; the frames are the truth.
+pub(crate) fn survey(spool: &Spool, lane: usize, head: Mark) -> io::Result<Survey> {
+    let reader = LaneReader::open(spool, lane)?;
+    let tail = spool.producer(lane).tail.load(Ordering::Acquire);
+    let mut survey = Survey { end: head, ..Survey::default() };
+    let mut scratch = Gathered::default();
+    while survey.end.offset < tail && reader.is_sane(survey.end, tail) {
+        scratch.clear();
+        reader.gather(&mut survey.end, tail, 1 << 16, &mut scratch);
+        survey.torn.append(&mut scratch.torn);
+        survey.lost = survey.lost.wrapping_add(scratch.lost);
+    }
+    survey.records = survey.end.records;
+    if let Some(torn) = survey.torn.last().filter(|torn| torn.to == survey.end.offset) {
+        let counted = spool.producer(lane).published.load(Ordering::Relaxed);
+        let most = survey.end.records + (torn.to - torn.from) / HEAD as u64;
+        if (survey.end.records..=most).contains(&counted) {
+            survey.records = counted;
+        }
+    }
+    Ok(survey)
+}
+
+/// The jobs whose ends stand anywhere in a lane, written or not, as round and number.
+pub(crate) fn jobs_in_lanes(spool: &Spool, lane: usize) -> io::Result<Vec<(u64, u64)>> {
+    let reader = LaneReader::open(spool, lane)?;
+    let tail = spool.producer(lane).tail.load(Ordering::Acquire);
+    let offset = tail.saturating_sub(reader.capacity).next_multiple_of(ALIGN as u64);
+    let mut gathered = Gathered { jobs: Some(Vec::new()), ..Gathered::default() };
+    reader.gather(&mut Mark { offset, records: 0 }, tail, usize::MAX, &mut gathered);
+    Ok(gathered.jobs.unwrap_or_default())
+}

@@ -1,0 +1,106 @@
+//! What stands in an output behind the committed length after a power loss.
+//!
+//! The commit that would say that it is ours was lost with the memory. So the records that are still
+//! in the lanes are looked up here: one that stands in the output is not written again.
+
+use crate::flow::queue::reader::Gathered;
+use std::collections::HashMap;
+
+/// Records of an output that no commit knows of.
+#[derive(Debug, Default)]
+pub(crate) struct Surplus {
+    /// Whole records, each with how often it is there.
+    records: HashMap<Vec<u8>, u64>,
+    /// The beginning of a record, with which the output ends.
+    pub half: Vec<u8>,
+}
+
+/// What was found of a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Records of the batch that are in the output.
+    pub there: u64,
+    /// Records of the output that are not in the batch.
+    pub unknown: u64,
+    /// Bytes at the beginning of what is left of the batch that are in the output.
+    pub done: usize,
+}
+
+impl Surplus {
+    pub(crate) fn add(&mut self, record: &[u8]) {
+        *self.records.entry(record.to_vec()).or_default() += 1;
+    }
+
+    /// Whole records that nobody has taken.
+    pub(crate) fn len(&self) -> u64 {
+        self.records.values().sum()
+    }
+
+    /// Takes the results that are in the output out of the batch. If the output ends with half of
+    /// one of the others, that one comes first, to be gone on with.
+    pub(crate) fn take_from(&mut self, gathered: &mut Gathered) -> Found {
+        let mut found = Found::default();
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for end in std::mem::take(&mut gathered.ends) {
+            let record = &gathered.results[start..end];
+            start = end;
+            match self.records.get_mut(record) {
+                Some(count) if *count > 0 => {
+                    *count -= 1;
+                    found.there += 1;
+                }
+                _ if first.is_empty()
+                    && !self.half.is_empty()
+                    && record.starts_with(&self.half) =>
+                {
+                    first.extend_from_slice(record);
+                }
+                _ => rest.extend_from_slice(record),
+            }
+        }
+        if !first.is_empty() {
+            found.done = self.half.len();
+        }
+        found.unknown = self.len();
+        first.append(&mut rest);
+        gathered.results = first;
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(records: &[&str]) -> Gathered {
+        let mut gathered = Gathered::default();
+        for record in records {
+            gathered.results.extend_from_slice(record.as_bytes());
+            gathered.ends.push(gathered.results.len());
+        }
+        gathered
+    }
+
+    fn surplus(records: &[&str], half: &str) -> Surplus {
+        let mut surplus = Surplus { half: half.into(), ..Surplus::default() };
+        records.iter().for_each(|record| surplus.add(record.as_bytes()));
+        surplus
+    }
+
+    #[test]
+    fn a_record_that_is_there_is_taken_out_as_often_as_it_is_there() {
+        let mut batch = batch(&["a\n", "b\n", "a\n", "a\n"]);
+        let found = surplus(&["a\n", "x\n", "a\n"], "").take_from(&mut batch);
+        assert_eq!(found, Found { there: 2, unknown: 1, done: 0 });
+        assert_eq!(batch.results, b"b\na\n");
+    }
+
+    #[test]
+    fn a_record_of_which_half_is_there_comes_first_and_is_gone_on_with() {
+        let mut batch = batch(&["one\n", "two\n", "three\n"]);
+        let found = surplus(&["one\n"], "thr").take_from(&mut batch);
+        assert_eq!(found, Found { there: 1, unknown: 0, done: 3 });
+        assert_eq!(batch.results, b"three\ntwo\n");
+    }
+}

@@ -1,0 +1,209 @@
+//! After a power loss: jobs that were handed out and that nothing knows of any more.
+//!
+//! A slot that was filled just before the power went may not have reached the disk, while the place in
+//! the list behind it, or a later slot, has. Such a job is in no slot and in no lane. It is read again
+//! from the list. Only what the lanes still hold tells which jobs were done: a job whose results were
+//! overwritten in its lane since the last sync can be run again.
+
+use super::lines::{LineReader, is_regular, name};
+use crate::config;
+use crate::error::Error;
+use crate::flow::queue::jobs::{Jobs, NewJob, Phase};
+use crate::flow::queue::position::ListPosition;
+use crate::flow::queue::reader::jobs_in_lanes;
+use crate::flow::queue::spool::Spool;
+use crate::flow::source::lines::Next;
+use crate::sys::atomic::Ordering;
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+
+/// Hands out again what was lost between the saved place in the list and the furthest job that is
+/// known. To be called when nobody lives and everything is settled.
+///
+/// # Errors
+/// If the list or the lanes can't be read.
+pub(crate) fn refill(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
+    let path = name(&list.lines);
+    if !is_regular(&list.lines).is_ok_and(|regular| regular) {
+        return Ok(());
+    }
+    let saved = ListPosition::saved(spool).1;
+    let in_lanes = jobs_in_all_lanes(spool)?;
+    settle_by_lanes(spool, &in_lanes);
+    let mut known = in_lanes;
+    known.extend(jobs_in_slots(spool).map(|(_, job)| job));
+    let Some((round, furthest)) = known.iter().copied().max() else { return Ok(()) };
+    let from = match saved {
+        saved if saved.round == round && !saved.complete => saved,
+        saved if saved.round < round => ListPosition { round, ..saved_before(saved) },
+        _ => return Ok(()),
+    };
+    let missing: HashSet<u64> =
+        (from.seq + 1..=furthest).filter(|seq| !known.contains(&(round, *seq))).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let unreadable = |error| Error::file(path, "can't read the list of jobs", error);
+    let never = std::io::pipe().map_err(Error::system("can't create a pipe"))?;
+    let line_max = spool.layout.geometry.job_bytes as usize;
+    let mut reader = LineReader::open(&list.lines, None, line_max, never.0.as_fd())?;
+    if reader.skip_to(from.offset, from.prefix).map_err(unreadable)? != Some(true) {
+        // Another list: that is for the check of the list to say.
+        return Ok(());
+    }
+    let jobs = Jobs(spool);
+    let mut free = (0..jobs.len()).filter(|index| jobs.phase(*index) == Phase::Free);
+    let (mut line, mut again) = (Vec::new(), 0);
+    for seq in from.seq + 1..=furthest {
+        let Next::Line { too_long } = reader.next(&mut line).map_err(unreadable)? else { break };
+        if !missing.contains(&seq) {
+            continue;
+        }
+        let Some(index) = free.next() else { break };
+        let (offset, prefix) = reader.position();
+        let reason = super::reason_of(too_long);
+        jobs.fill(index, &NewJob { text: &line, seq, round, offset, prefix, reason });
+        again += 1;
+    }
+    log::warn!(
+        "{}: {} jobs that were handed out were lost with the power; {again} of them are handed out \
+         again",
+        path.display(),
+        missing.len()
+    );
+    Ok(())
+}
+
+/// Where the list stood when a round began that was never saved.
+fn saved_before(saved: ListPosition) -> ListPosition {
+    let ListPosition { failed_before, ended_before, .. } = saved;
+    ListPosition { failed_before, ended_before, ..ListPosition::default() }
+}
+
+/// A job whose end stands in a lane is done, whatever an older page says of its slot.
+fn settle_by_lanes(spool: &Spool, in_lanes: &HashSet<(u64, u64)>) {
+    let jobs = Jobs(spool);
+    for (index, job) in jobs_in_slots(spool) {
+        if in_lanes.contains(&job) && jobs.is_pending(index) {
+            jobs.make_done(index);
+        }
+    }
+}
+
+/// Round and number of the jobs in slots, each with its slot.
+fn jobs_in_slots(spool: &Spool) -> impl Iterator<Item = (usize, (u64, u64))> {
+    let jobs = Jobs(spool);
+    let filled = move |index: &usize| jobs.phase(*index) != Phase::Free && jobs.is_sound(*index);
+    (0..jobs.len()).filter(filled).map(move |index| {
+        let slot = jobs.slot(index);
+        (index, (slot.round.load(Ordering::Relaxed), slot.seq.load(Ordering::Relaxed)))
+    })
+}
+
+fn jobs_in_all_lanes(spool: &Spool) -> Result<HashSet<(u64, u64)>, Error> {
+    let mut found = HashSet::new();
+    for lane in 0..spool.lanes() {
+        found.extend(jobs_in_lanes(spool, lane).map_err(Error::system("can't map a lane"))?);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::queue::frame::Kind;
+    use crate::flow::queue::jobs::{Claim, Claimed, Claimer};
+    use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+    use crate::flow::queue::layout::Geometry;
+
+    const JOBS: u64 = 8;
+
+    /// Jobs handed out, and the place saved behind the third; the sixth is done.
+    fn handed_out(directory: &std::path::Path) -> (Spool, config::Jobs) {
+        let path = directory.join("jobs.txt");
+        let lines: String = (1..=20).map(|seq| format!("job-{seq:02}\n")).collect();
+        std::fs::write(&path, &lines).expect("write");
+        let list = config::Jobs { lines: config::Lines::File(path), every: None };
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 10, job_bytes: 64 };
+        let spool =
+            Spool::create(&directory.join("spool"), geometry, 7, None, |_| {}).expect("spool");
+        for seq in 1..=JOBS {
+            let (text, offset) = (format!("job-{seq:02}"), 7 * seq);
+            let prefix = crc32c::crc32c(&lines.as_bytes()[..offset as usize]).into();
+            let text = text.as_bytes();
+            let job = NewJob { text, seq, round: 1, offset, prefix, reason: None };
+            Jobs(&spool).fill(seq as usize - 1, &job);
+            if seq == 3 {
+                let place = ListPosition { round: 1, offset, seq, prefix, ..Default::default() };
+                place.store(&spool, 1);
+            }
+        }
+        let jobs = Jobs(&spool);
+        let mut writer = LaneWriter::open(&spool, 0, 0).expect("ring");
+        let mut job = Claimed::default();
+        while job.seq != 6 {
+            let claimer = Claimer { lane: 0, incarnation: 1 };
+            assert_eq!(jobs.claim(claimer, &mut job), Claim::Job);
+        }
+        let (kind, result_end) = (Kind::JobDone, jobs.result_end(&job));
+        let finish = Finish { kind, seq: 6, round: 1, result_end };
+        writer.publish(&Staged::default(), Some(finish)).expect("room");
+        (spool, list)
+    }
+
+    fn pending(spool: &Spool) -> Vec<u64> {
+        let jobs = Jobs(spool);
+        let slots = (0..jobs.len()).filter(|index| jobs.is_pending(*index));
+        let mut pending: Vec<u64> =
+            slots.map(|index| jobs.slot(index).seq.load(Ordering::Relaxed)).collect();
+        pending.sort_unstable();
+        pending
+    }
+
+    #[test]
+    fn jobs_that_no_slot_and_no_lane_knows_are_handed_out_again_once() {
+        for lost in [vec![], vec![4], vec![4, 5, 7], vec![5, 6, 7]] {
+            let directory = tempfile::tempdir().expect("temp dir");
+            let (spool, list) = handed_out(directory.path());
+            // Pages that never reached the disk: these slots were free before.
+            for seq in &lost {
+                Jobs(&spool).slot(*seq as usize - 1).state.store(0, Ordering::Release);
+            }
+            for _again in 0..2 {
+                refill(&spool, &list).expect("refilled");
+                assert_eq!(pending(&spool), [1, 2, 3, 4, 5, 7, 8], "{lost:?} were lost");
+            }
+            let jobs = Jobs(&spool);
+            for index in (0..jobs.len()).filter(|index| jobs.is_pending(*index)) {
+                let seq = jobs.slot(index).seq.load(Ordering::Relaxed);
+                assert_eq!(jobs.text(index), format!("job-{seq:02}").as_bytes());
+                assert!(jobs.is_sound(index));
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_whose_end_stands_in_a_lane_is_done_whatever_its_slot_says() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let (spool, list) = handed_out(directory.path());
+        // An older page: claimed, and nothing published yet.
+        let jobs = Jobs(&spool);
+        let slot = jobs.slot(5);
+        slot.result_end.store(u64::MAX, Ordering::Release);
+        assert!(pending(&spool).contains(&6));
+        refill(&spool, &list).expect("refilled");
+        assert_eq!(pending(&spool), [1, 2, 3, 4, 5, 7, 8]);
+        assert!(jobs.is_committed(5), "the source may free it");
+    }
+
+    #[test]
+    fn a_list_that_has_changed_is_left_alone() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let (spool, list) = handed_out(directory.path());
+        Jobs(&spool).slot(3).state.store(0, Ordering::Release);
+        std::fs::write(directory.path().join("jobs.txt"), "other\njobs\n".repeat(9))
+            .expect("write");
+        refill(&spool, &list).expect("refilled");
+        assert_eq!(pending(&spool), [1, 2, 3, 5, 7, 8]);
+    }
+}
