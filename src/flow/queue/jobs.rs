@@ -215,6 +215,11 @@ impl Jobs<'_> {
         }
     }
 
+    /// The slot at which the next one who claims begins to look.
+    pub(crate) fn next_claimed(&self) -> usize {
+        self.0.bells().jobs_hint.load(Ordering::Relaxed) as usize % self.len()
+    }
+
     /// Wakes as many idle threads as there are new jobs.
     pub(crate) fn announce(&self, count: usize) {
         let bells = self.0.bells();
@@ -255,7 +260,7 @@ impl Jobs<'_> {
     /// Takes a job that is ready and due, if there is one.
     pub(crate) fn claim(&self, by: Claimer, job: &mut Claimed) -> Claim {
         let hint = &self.0.bells().jobs_hint;
-        let start = hint.load(Ordering::Relaxed) as usize;
+        let start = self.next_claimed();
         let mut until: Option<u64> = None;
         for step in 0..self.len() {
             let index = (start + step) % self.len();

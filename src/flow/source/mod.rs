@@ -21,6 +21,7 @@ use crate::sys::atomic::Ordering;
 use crate::sys::clock;
 use intake::Intake;
 use lines::{LineReader, Next, name};
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -95,7 +96,8 @@ pub(crate) fn run(
         // The round was over, whoever died before it could say so.
         position.complete = true;
     }
-    let free = (0..jobs.len()).filter(|index| jobs.phase(*index) == Phase::Free).rev().collect();
+    let next_slot = jobs.next_claimed();
+    let free = around(jobs.len(), next_slot).filter(|index| jobs.phase(*index) == Phase::Free);
     let mut source = Source {
         spool,
         jobs,
@@ -106,7 +108,8 @@ pub(crate) fn run(
         stop,
         position,
         generation,
-        free,
+        free: free.collect(),
+        next_slot,
         unannounced: 0,
     };
     source.save();
@@ -125,8 +128,11 @@ struct Source<'a> {
     stop: &'a Stop,
     position: ListPosition,
     generation: u64,
-    /// Free slots; the last one is filled next.
-    free: Vec<usize>,
+    /// Free slots, in the order in which they are to be filled: the one in which they are claimed, so
+    /// that jobs are begun in the order of the list.
+    free: VecDeque<usize>,
+    /// The slot behind the one that was filled last.
+    next_slot: usize,
     /// Jobs filled in that no idle worker was woken for yet.
     unannounced: usize,
 }
@@ -247,7 +253,8 @@ impl<'a> Source<'a> {
         self.position.seq += 1;
         (self.position.offset, self.position.prefix) = (offset, prefix);
         // `find_free` has found one.
-        let Some(index) = self.free.pop() else { return };
+        let Some(index) = self.free.pop_front() else { return };
+        self.next_slot = (index + 1) % self.jobs.len();
         let (seq, round) = (self.position.seq, self.position.round);
         let reason = reason_of(too_long);
         self.jobs.fill(index, &NewJob { text: line, seq, round, offset, prefix, reason });
@@ -291,15 +298,16 @@ impl<'a> Source<'a> {
     /// Gives the slots of jobs back whose results are committed. Their place in the list is saved
     /// before: so a job is in a slot, or behind the saved position.
     fn collect(&mut self) {
-        let done: Vec<usize> =
-            (0..self.jobs.len()).rev().filter(|index| self.jobs.is_committed(*index)).collect();
+        let done: Vec<usize> = around(self.jobs.len(), self.next_slot)
+            .filter(|index| self.jobs.is_committed(*index))
+            .collect();
         if done.is_empty() {
             return;
         }
         self.save();
         for index in done {
             self.jobs.free(index);
-            self.free.push(index);
+            self.free.push_back(index);
         }
     }
 
@@ -345,6 +353,11 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The slots from `first` on, and round again to it.
+fn around(count: usize, first: usize) -> impl Iterator<Item = usize> {
+    (first..count).chain(0..first)
+}
+
 /// Why a job can't be run, if it can't.
 fn reason_of(too_long: bool) -> Option<Reason> {
     too_long.then_some(Reason::TooLong)
@@ -360,6 +373,55 @@ fn until_next_tick(elapsed: Duration, every: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::queue::jobs::{Claim, Claimed, Claimer};
+    use crate::flow::queue::layout::Geometry;
+    use std::os::fd::AsFd;
+
+    /// Whatever the moments at which slots become free, and are looked for.
+    #[test]
+    fn one_who_claims_alone_gets_the_jobs_in_the_order_of_the_list() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 3, job_bytes: 64 };
+        let path = directory.path().join("spool");
+        let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
+        let list = config::Jobs { lines: config::Lines::File("not opened".into()), every: None };
+        let (quiet, _writer) = std::io::pipe().expect("pipe");
+        let stop = Stop::new(|| {});
+        let jobs = Jobs(&spool);
+        let mut source = Source {
+            spool: &spool,
+            jobs,
+            list: &list,
+            intake: None,
+            first: true,
+            interrupt: quiet.as_fd(),
+            stop: &stop,
+            position: ListPosition { round: 1, ..ListPosition::default() },
+            generation: 0,
+            free: (0..jobs.len()).collect(),
+            next_slot: 0,
+            unannounced: 0,
+        };
+        let mut claimed = 0;
+        let mut dice = 1_u32;
+        for round in 0..2000 {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match dice >> 30 {
+                0 if source.free.is_empty() => source.collect(),
+                0 | 1 if !source.free.is_empty() => source.fill(b"job", false, (0, 0)),
+                2 | 3 => {
+                    let mut job = Claimed::default();
+                    if jobs.claim(Claimer { lane: 0, incarnation: 1 }, &mut job) == Claim::Job {
+                        claimed += 1;
+                        assert_eq!(job.seq, claimed, "in round {round}");
+                        jobs.make_done(job.slot);
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(claimed > 400, "{claimed}");
+    }
 
     #[test]
     fn missed_ticks_are_skipped() {
