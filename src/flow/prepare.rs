@@ -6,7 +6,7 @@ use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
-use super::queue::repair::repair;
+use super::queue::repair::{give_up_damaged, repair};
 use super::queue::settle::Orphan;
 use super::queue::spool::Spool;
 use super::rebuild::rebuild;
@@ -66,6 +66,7 @@ pub(crate) fn prepare(
         if let Some(list) = config.jobs.as_ref().filter(|_| !same_boot) {
             refill(spool, list)?;
         }
+        give_up_damaged(spool);
     }
     let spool = match existing {
         Some(spool) if keeps && spool.layout.geometry == geometry => spool,

@@ -34,6 +34,7 @@
 //! | power loss: output torn or zeroed at its end | no whole record | put aside |
 //! | power loss: a slot that never reached the disk | a job in no slot and no lane, before one that is | read again from the list ([`crate::flow::source::refill`]) |
 //! | power loss: an older page of a slot | its job's end stands in a lane | done |
+//! | power loss: an older page of a slot or of its text | its checksum is wrong | free; its job is read again from the list |
 //! | **rotate** | there is no rotation yet | |
 
 use super::commit::Commit;
@@ -185,7 +186,7 @@ fn settle_all(spool: &Spool, torn: &[Torn], mut end: impl FnMut(Orphan)) {
         settle(spool, lane as u16, None, &mut end);
     }
     let jobs = Jobs(spool);
-    let (mut lost, mut again) = (0, 0);
+    let mut again = 0;
     for index in 0..jobs.len() {
         let (state, done) = jobs.look(index);
         let result_end = jobs.slot(index).result_end.load(Ordering::Relaxed);
@@ -201,19 +202,25 @@ fn settle_all(spool: &Spool, torn: &[Torn], mut end: impl FnMut(Orphan)) {
             again += 1;
             jobs.make_ready(index, state, None);
         }
-        lost += u32::from(state.phase() != Phase::Free && !jobs.is_sound(index));
         jobs.make_due(index);
     }
-    if again > 0 || lost > 0 {
-        note_damage(spool);
-    }
     if again > 0 {
+        note_damage(spool);
         log::error!(
             "{}: {again} jobs whose results are damaged are run again",
             spool.path.display()
         );
     }
+}
+
+/// Says how many jobs can't be run any more, since what the source had written of them is damaged. To be
+/// called when everything else was tried.
+pub(crate) fn give_up_damaged(spool: &Spool) {
+    let jobs = Jobs(spool);
+    let is_lost = |index: &usize| jobs.phase(*index) != Phase::Free && !jobs.is_sound(*index);
+    let lost = (0..jobs.len()).filter(is_lost).count();
     if lost > 0 {
+        note_damage(spool);
         log::error!("{}: {lost} jobs are damaged, and fail", spool.path.display());
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn refill(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
     let saved = ListPosition::saved(spool).1;
     let in_lanes = jobs_in_all_lanes(spool)?;
     settle_by_lanes(spool, &in_lanes);
+    forget_unsound(spool);
     let mut known = in_lanes;
     known.extend(jobs_in_slots(spool).map(|(_, job)| job));
     let Some((round, furthest)) = known.iter().copied().max() else { return Ok(()) };
@@ -88,6 +89,16 @@ fn settle_by_lanes(spool: &Spool, in_lanes: &HashSet<(u64, u64)>) {
             jobs.make_done(index);
         }
     }
+}
+
+/// Where a slot and its text don't fit together, one is an older page than the other: the slot was given
+/// from a job that is done to one that has not been run. That one is read again from the list; if the
+/// place in the list was saved behind it, it is missing, which the books say at the end.
+fn forget_unsound(spool: &Spool) {
+    let jobs = Jobs(spool);
+    (0..jobs.len())
+        .filter(|index| jobs.is_pending(*index) && !jobs.is_sound(*index))
+        .for_each(|index| jobs.forget(index));
 }
 
 /// Round and number of the jobs in slots, each with its slot.
@@ -194,6 +205,24 @@ mod tests {
         refill(&spool, &list).expect("refilled");
         assert_eq!(pending(&spool), [1, 2, 3, 4, 5, 7, 8]);
         assert!(jobs.is_committed(5), "the source may free it");
+    }
+
+    #[test]
+    fn a_slot_that_does_not_fit_its_text_is_not_believed_and_its_job_is_read_again() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let (spool, list) = handed_out(directory.path());
+        let jobs = Jobs(&spool);
+        // One page was written back, the other was not.
+        for index in [4, 6] {
+            jobs.slot(index).len_and_checksum.fetch_xor(1 << 40, Ordering::Relaxed);
+            assert!(!jobs.is_sound(index));
+        }
+        refill(&spool, &list).expect("refilled");
+        assert_eq!(pending(&spool), [1, 2, 3, 4, 5, 7, 8]);
+        for index in (0..jobs.len()).filter(|index| jobs.is_pending(*index)) {
+            let seq = jobs.slot(index).seq.load(Ordering::Relaxed);
+            assert_eq!(jobs.text(index), format!("job-{seq:02}").as_bytes());
+        }
     }
 
     #[test]
