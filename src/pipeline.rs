@@ -163,9 +163,11 @@ impl<T: 'static> Workers<T> {
     pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
         let encode = sink.encoder();
         let Workers { pipeline, kinds } = self;
-        let kinds =
-            kinds.into_iter().map(|(settings, factory)| Kind { settings, task: factory(encode) });
-        let kinds: Vec<Kind> = kinds.collect();
+        let with_encoder = |(settings, factory): (Worker, JobsFactory<T>)| Kind {
+            settings,
+            task: factory(encode.clone()),
+        };
+        let kinds: Vec<Kind> = kinds.into_iter().map(with_encoder).collect();
         let config = Config {
             name: pipeline.name,
             jobs: pipeline.jobs,

@@ -3,17 +3,18 @@
 use super::job::JobError;
 use super::queue::frame::Kind;
 use super::queue::lane::{LaneWriter, Staged, TooLarge};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Appends a record to the bytes that the sink will write. Chosen by the sink, run in the worker.
-pub(crate) type Encode<T> = fn(&T, &mut Vec<u8>) -> Result<(), JobError>;
+/// Appends a record to the bytes that the sink will write. Chosen by the sink, run in the worker,
+/// by all its threads.
+pub(crate) type Encode<T> = Arc<dyn Fn(&T, &mut Vec<u8>) -> Result<(), JobError> + Send + Sync>;
 
 /// Takes the records that a worker function emits.
 ///
 /// In a job they are published all together when the job ends, or not at all. In a producer each
 /// is published when [`Emitter::emit`] returns: from then on no death of any process loses it.
 pub struct Emitter<'a, T> {
-    encode: Encode<T>,
+    encode: &'a Encode<T>,
     to: To<'a>,
 }
 
@@ -39,14 +40,14 @@ impl Publish for Mutex<LaneWriter<'_>> {
 
 impl<'a, T> Emitter<'a, T> {
     pub(crate) fn of_job(
-        encode: Encode<T>,
+        encode: &'a Encode<T>,
         staged: &'a mut Staged,
         record_max: usize,
     ) -> Emitter<'a, T> {
         Emitter { encode, to: To::Job { staged, record_max } }
     }
 
-    pub(crate) fn of_producer(encode: Encode<T>, lane: &'a dyn Publish) -> Emitter<'a, T> {
+    pub(crate) fn of_producer(encode: &'a Encode<T>, lane: &'a dyn Publish) -> Emitter<'a, T> {
         Emitter { encode, to: To::Lane { lane, staged: Staged::default() } }
     }
 
@@ -58,7 +59,7 @@ impl<'a, T> Emitter<'a, T> {
     /// If the record can't be encoded in the sink's format, or is longer than a lane can hold.
     /// Nothing of it is emitted then.
     pub fn emit(&mut self, record: &T) -> Result<(), JobError> {
-        let encode = self.encode;
+        let encode = &**self.encode;
         match &mut self.to {
             To::Job { staged, record_max } => {
                 let record_max = *record_max;

@@ -6,6 +6,7 @@ use crate::flow::job::JobError;
 use serde::Serialize;
 use std::io::BufRead;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A file of JSON lines: one object for each record, appended.
 pub fn json_lines(path: impl Into<PathBuf>) -> JsonLines {
@@ -102,19 +103,19 @@ impl private::Sealed for Postcard {
 
 impl<T: Serialize> Takes<T> for Postcard {
     fn encoder(&self) -> Encode<T> {
-        |record, bytes| {
+        Arc::new(|record, bytes| {
             bytes.extend_from_slice(&postcard::to_stdvec_cobs(record)?);
             Ok(())
-        }
+        })
     }
 }
 
 impl<T: Serialize> Takes<T> for JsonLines {
     fn encoder(&self) -> Encode<T> {
-        |record, bytes| {
+        Arc::new(|record, bytes| {
             serde_json::to_writer(&mut *bytes, record).map_err(JobError::from)?;
             bytes.push(b'\n');
             Ok(())
-        }
+        })
     }
 }

@@ -19,7 +19,7 @@ where
     F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync,
 {
     fn attempt(&self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
-        let mut emitter = Emitter::of_job(self.encode, staged, attempt.record_max);
+        let mut emitter = Emitter::of_job(&self.encode, staged, attempt.record_max);
         let call = AssertUnwindSafe(|| (self.function)(&attempt.job, &mut emitter));
         let error = match catch_unwind(call) {
             Ok(Ok(())) => return Verdict::Done,
@@ -45,7 +45,7 @@ where
     F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync,
 {
     fn produce(&self, stop: &Stop, lane: &dyn Publish) -> Result<(), String> {
-        let mut emitter = Emitter::of_producer(self.encode, lane);
+        let mut emitter = Emitter::of_producer(&self.encode, lane);
         match catch_unwind(AssertUnwindSafe(|| (self.function)(stop, &mut emitter))) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
