@@ -36,11 +36,12 @@ impl Surplus {
         self.records.values().sum()
     }
 
-    /// Takes the results that are in the output out of the batch. If the output ends with half of
-    /// one of the others, that one comes first, to be gone on with.
+    /// Takes the results that are in the output out of the batch. If the output ends with half of the
+    /// first one that is left, that is gone on with. Half of another is none of them: before it would
+    /// have to stand what was published before it.
     pub(crate) fn take_from(&mut self, gathered: &mut Gathered) -> Found {
         let mut found = Found::default();
-        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        let mut rest = Vec::new();
         let mut start = 0;
         for end in std::mem::take(&mut gathered.ends) {
             let record = &gathered.results[start..end];
@@ -50,21 +51,14 @@ impl Surplus {
                     *count -= 1;
                     found.there += 1;
                 }
-                _ if first.is_empty()
-                    && !self.half.is_empty()
-                    && record.starts_with(&self.half) =>
-                {
-                    first.extend_from_slice(record);
-                }
                 _ => rest.extend_from_slice(record),
             }
         }
-        if !first.is_empty() {
+        if rest.starts_with(&self.half) {
             found.done = self.half.len();
         }
         found.unknown = self.len();
-        first.append(&mut rest);
-        gathered.results = first;
+        gathered.results = rest;
         found
     }
 }
@@ -97,10 +91,19 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_which_half_is_there_comes_first_and_is_gone_on_with() {
+    fn the_first_record_that_is_missing_is_gone_on_with_if_half_of_it_is_there() {
         let mut batch = batch(&["one\n", "two\n", "three\n"]);
-        let found = surplus(&["one\n"], "thr").take_from(&mut batch);
-        assert_eq!(found, Found { there: 1, unknown: 0, done: 3 });
-        assert_eq!(batch.results, b"three\ntwo\n");
+        let found = surplus(&["one\n"], "tw").take_from(&mut batch);
+        assert_eq!(found, Found { there: 1, unknown: 0, done: 2 });
+        assert_eq!(batch.results, b"two\nthree\n");
+    }
+
+    /// Two lanes can have records that begin alike.
+    #[test]
+    fn half_of_a_later_record_does_not_bring_it_before_those_that_come_first() {
+        let mut batch = batch(&["1 of a\n", "2 of a\n", "2 of b\n"]);
+        let found = surplus(&["1 of b\n"], "2 of ").take_from(&mut batch);
+        assert_eq!(found, Found { there: 0, unknown: 1, done: 0 });
+        assert_eq!(batch.results, b"1 of a\n2 of a\n2 of b\n");
     }
 }
