@@ -1,6 +1,6 @@
 //! procsig runs a pipeline in several processes, producer → buffer → sink, and stops it in strict
 //! order: the source of jobs first, then the workers, which finish what they have in hand, then
-//! the buffer, flushed to its file. It is a daemon ([the `procsig` program](cli)) and this library,
+//! the buffer, flushed to its file. It is a daemon (the `procsig` program) and this library,
 //! which runs your own functions in the same way.
 //!
 //! # A pipeline in one page
@@ -54,9 +54,10 @@
 //! - A panic that unwinds fails its job. One that aborts, and an abort of the process, costs the
 //!   worker process, which is started again.
 
-pub mod cli;
+mod cli;
 pub mod config;
 mod control;
+mod daemon;
 mod error;
 mod flow;
 mod log;
@@ -64,6 +65,7 @@ mod pipeline;
 mod stop;
 mod sys;
 
+pub use daemon::Daemon;
 pub use error::{Error, ExitCode};
 pub use flow::balance::Balance;
 pub use flow::emitter::Emitter;

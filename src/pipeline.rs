@@ -7,6 +7,7 @@ use crate::config::{self, Config, Run, Worker};
 use crate::control::launch::{Kind, Launch, Task};
 use crate::control::signal;
 use crate::control::supervisor::{self, Inbox};
+use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::flow::balance::Balance;
 use crate::flow::emitter::{Emitter, Encode};
@@ -301,17 +302,21 @@ pub fn block_signals() {
     let _mask = sys::signal::block_handled();
 }
 
-/// Runs what a configuration declares.
-pub(crate) fn run_config(config: Config) -> Result<Report, Error> {
+/// Runs what a configuration declares, with the functions of this program.
+pub(crate) fn run_config(config: Config, mut daemon: Daemon) -> Result<Report, Error> {
     let kinds = config
         .workers
         .iter()
-        .map(|worker| match &worker.run {
-            Run::Command(_) => Ok(Kind { settings: worker.clone(), task: Task::Command }),
-            Run::Function(name) => Err(Error::Config(format!(
-                "workers.{}: this program has registered no function {name:?}",
-                worker.name
-            ))),
+        .map(|worker| {
+            let task = match &worker.run {
+                Run::Command(_) => Some(Task::Command),
+                Run::Function(name) => daemon.task(name, &config.output),
+            };
+            // Who resolved the configuration knows the functions.
+            let task = task.ok_or_else(|| {
+                Error::Config(format!("workers.{}: no such function", worker.name))
+            })?;
+            Ok(Kind { settings: worker.clone(), task })
         })
         .collect::<Result<Vec<Kind>, Error>>()?;
     run(config, kinds)

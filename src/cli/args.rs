@@ -4,10 +4,45 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ::log::LevelFilter;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::raw::{self, Overrides};
+use crate::config::raw::{self, KnownFunction, Overrides};
 use crate::config::{Lines, LogFormat};
+
+/// The command line of this program: of `procsig`, or of one with functions of its own, for which other
+/// lines can be pasted.
+pub(super) fn command(
+    program: &str,
+    version: Option<&str>,
+    known: &[KnownFunction],
+) -> clap::Command {
+    let program = program.to_owned();
+    let command = Cli::command().name(program.clone()).bin_name(program.clone());
+    let command = match version {
+        Some(version) => command.version(version.to_owned()),
+        None => command,
+    };
+    let usage = format!("{program} run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]");
+    let Some(first) = known.first() else {
+        return command.mut_subcommand("run", |run| {
+            run.override_usage(usage).mut_arg("function", |function| function.hide(true))
+        });
+    };
+    let template = format!(
+        "{program} run --jobs jobs.txt -o results.jsonl --function {}\n{program} run config.toml\n\n\
+         {{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{all-args}}{{after-help}}",
+        first.name
+    );
+    let names: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
+    let about =
+        format!("Runs its functions, or commands, in worker processes: {}", names.join(", "));
+    let help = format!("Run this function, without a configuration file: {}", names.join(", "));
+    command.about(about).help_template(template.clone()).mut_subcommand("run", |run| {
+        run.override_usage(usage)
+            .help_template(template)
+            .mut_arg("function", |function| function.help(help))
+    })
+}
 
 /// Help begins with what can be pasted. It stands in a template, since only there clap leaves
 /// long lines whole; what is in braces and no tag of clap's is left as it is.
@@ -38,7 +73,6 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Runs a pipeline: from a configuration file, or from options and a command
     #[command(help_template = help_template!())]
-    #[command(override_usage = "procsig run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]")]
     Run(Box<RunArguments>),
     /// Says whether a configuration file is valid, and if not, what is wrong with it
     Check {
@@ -78,6 +112,10 @@ pub(super) struct RunArguments {
     /// Keep what must survive a crash in this file [default: .NAME.spool beside the output NAME]
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     spool: Option<PathBuf>,
+
+    /// Run this function, without a configuration file
+    #[arg(long, value_name = "NAME", help_heading = "Workers")]
+    pub(super) function: Option<String>,
 
     /// Worker processes [default: 2]
     #[arg(short = 'P', long, value_name = "N", help_heading = "Workers")]

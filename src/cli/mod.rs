@@ -10,20 +10,25 @@ mod run;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
-use crate::config::raw::{self, Overrides};
+use crate::config::raw::{self, KnownFunction, Overrides};
+use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::log::escape;
 
 use args::{Cli, Command};
 
 /// Reads the command line of this process and does what it says.
-///
-/// Whoever calls this blocks the signals that a pipeline handles first, if a pipeline is to run:
-/// see [`block_signals`](crate::block_signals).
-pub fn main() -> std::process::ExitCode {
-    let cli = match Cli::try_parse() {
+pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
+    let known = daemon.known();
+    let program = if known.is_empty() { "procsig".to_owned() } else { program_name() };
+    if let Err(error) = daemon.check() {
+        complain(&program, "error", &error.to_string());
+        return error.exit_code().code().into();
+    }
+    let matches = args::command(&program, daemon.version.as_deref(), &known).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way, too. If they can't be printed, nobody is reading.
@@ -32,23 +37,30 @@ pub fn main() -> std::process::ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Run(arguments) => run::run(*arguments),
-        Command::Check { config } => check(&config),
+        Command::Run(arguments) => run::run(*arguments, daemon, &program),
+        Command::Check { config } => check(&config, &known, &program),
         Command::Init => print(EXAMPLE),
     };
     match outcome {
         Ok(code) => code.code().into(),
         Err(error) => {
-            complain("error", &error.to_string());
+            complain(&program, "error", &error.to_string());
             error.exit_code().code().into()
         }
     }
 }
 
-fn check(path: &Path) -> Result<ExitCode, Error> {
-    let loaded = raw::load(path, &Overrides::default())?;
+/// What a program with functions of its own is called by: its file's name.
+fn program_name() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "procsig".into())
+}
+
+fn check(path: &Path, known: &[KnownFunction], program: &str) -> Result<ExitCode, Error> {
+    let loaded = raw::load(path, &Overrides::default(), known)?;
     for warning in &loaded.warnings {
-        complain("warning", warning);
+        complain(program, "warning", warning);
     }
     print(&format!("{}: valid\n", path.display()))
 }
@@ -64,10 +76,10 @@ fn print(text: &str) -> Result<ExitCode, Error> {
 
 /// Tells of a mistake on standard error. Names of files and keys come from anywhere: what would
 /// steer a terminal is shown as an escape.
-fn complain(kind: &str, text: &str) {
+fn complain(program: &str, kind: &str, text: &str) {
     let lines: Vec<_> = text.lines().map(escape).collect();
     // With no standard error there is nobody left to tell; the exit code says it.
-    let _ = writeln!(io::stderr(), "procsig: {kind}: {}", lines.join("\n"));
+    let _ = writeln!(io::stderr(), "{}: {kind}: {}", escape(program), lines.join("\n"));
 }
 
 /// What `init` prints. A line that begins with `# ` and a key shows a setting that is not in
@@ -152,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("example.toml");
         std::fs::write(&path, text).unwrap();
-        raw::load(&path, &Overrides::default())
+        raw::load(&path, &Overrides::default(), &[])
     }
 
     #[test]

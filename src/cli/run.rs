@@ -5,23 +5,37 @@ use std::path::{Path, PathBuf};
 
 use super::args::RunArguments;
 use crate::config::Lines;
-use crate::config::raw::{self, Loaded, Overrides};
+use crate::config::raw::{self, KnownFunction, Loaded, Overrides};
+use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::{log, pipeline};
 
-const USAGE_EXAMPLE: &str = "procsig run --jobs hosts.txt -- ping -c1 {}";
+/// What is run, as the command line says it.
+struct Source {
+    config: Option<PathBuf>,
+    function: Option<String>,
+    command: Vec<String>,
+    overrides: Overrides,
+}
 
 /// Runs a pipeline to its end.
-pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Error> {
+pub(super) fn run(
+    arguments: RunArguments,
+    daemon: Daemon,
+    program: &str,
+) -> Result<ExitCode, Error> {
     let overrides = arguments.overrides();
-    let loaded = load(arguments.config, arguments.command, &overrides)?;
-    check_standard_input(&loaded)?;
+    let RunArguments { config, function, command, .. } = arguments;
+    let example = example(program, &daemon.known());
+    let source = Source { config, function, command, overrides };
+    let loaded = load(source, &daemon.known(), &example)?;
+    check_standard_input(&loaded, &example)?;
     log::init(&loaded.config.log)?;
     for warning in &loaded.warnings {
         ::log::warn!("{warning}");
     }
     let has_log_file = loaded.config.log.file.is_some();
-    match pipeline::run_config(loaded.config) {
+    match pipeline::run_config(loaded.config, daemon) {
         Ok(report) => Ok(report.exit_code()),
         Err(error) => {
             // Of a daemon, the log file is often all that is ever read.
@@ -33,32 +47,55 @@ pub(super) fn run(arguments: RunArguments) -> Result<ExitCode, Error> {
     }
 }
 
-/// The settings, from a file or a command: from exactly one of them.
-fn load(
-    config: Option<PathBuf>,
-    command: Vec<String>,
-    overrides: &Overrides,
-) -> Result<Loaded, Error> {
-    match (config, command.is_empty()) {
-        (Some(path), true) => from_file(&path, overrides),
-        (None, false) => raw::quick(command, overrides),
-        (None, true) => Err(Error::Usage(format!(
+/// A line that could be typed.
+fn example(program: &str, known: &[KnownFunction]) -> String {
+    match known {
+        [] => format!("{program} run --jobs hosts.txt -- ping -c1 {{}}"),
+        [_] => format!("{program} run --jobs hosts.txt"),
+        [first, ..] => format!("{program} run --jobs hosts.txt --function {}", first.name),
+    }
+}
+
+/// The settings, from a file, a command or a function: from exactly one of them.
+fn load(source: Source, known: &[KnownFunction], example: &str) -> Result<Loaded, Error> {
+    let Source { config, function, command, overrides } = source;
+    match (config, function, command.is_empty()) {
+        (Some(path), None, true) => from_file(&path, &overrides, known, example),
+        (None, None, false) => raw::quick(command, &overrides),
+        (None, Some(name), true) => raw::quick_function(Some(&name), &overrides, known),
+        (None, None, true) if known.is_empty() => Err(Error::Usage(format!(
             "there is nothing to run: name a configuration file, or a command after \"--\", \
-             for example: {USAGE_EXAMPLE}"
+             for example: {example}"
         ))),
-        (Some(path), false) => Err(Error::Usage(format!(
+        (None, None, true) => raw::quick_function(None, &overrides, known),
+        (Some(path), None, false) => Err(Error::Usage(format!(
             "both a configuration file and a command are given: drop \"-- {}\" to run what {} \
              says, or drop the file to run the command",
             command.join(" "),
             path.display()
         ))),
+        (Some(path), Some(name), _) => Err(Error::Usage(format!(
+            "both a configuration file and --function are given: drop --function {name} to run \
+             what {} says, or drop the file to run the function",
+            path.display()
+        ))),
+        (None, Some(name), false) => Err(Error::Usage(format!(
+            "both --function and a command are given: drop --function {name} to run the command, \
+             or drop \"-- {}\" to run the function",
+            command.join(" ")
+        ))),
     }
 }
 
-fn from_file(path: &Path, overrides: &Overrides) -> Result<Loaded, Error> {
-    raw::load(path, overrides).map_err(|error| match error {
+fn from_file(
+    path: &Path,
+    overrides: &Overrides,
+    known: &[KnownFunction],
+    example: &str,
+) -> Result<Loaded, Error> {
+    raw::load(path, overrides, known).map_err(|error| match error {
         Error::Config(text) if path.extension().is_none() && !path.exists() => {
-            Error::Config(format!("{text}; a command is written after \"--\": {USAGE_EXAMPLE}"))
+            Error::Config(format!("{text}; a command is written after \"--\": {example}"))
         }
         other => other,
     })
@@ -66,7 +103,7 @@ fn from_file(path: &Path, overrides: &Overrides) -> Result<Loaded, Error> {
 
 /// Standard input as the list of jobs: only on request when it is a terminal, or a run without
 /// `--jobs` would seem to hang; and not when it is the file that results are appended to.
-fn check_standard_input(loaded: &Loaded) -> Result<(), Error> {
+fn check_standard_input(loaded: &Loaded, example: &str) -> Result<(), Error> {
     let is_stdin = loaded.config.jobs.as_ref().is_some_and(|jobs| jobs.lines == Lines::Stdin);
     if !is_stdin {
         return Ok(());
@@ -74,7 +111,7 @@ fn check_standard_input(loaded: &Loaded) -> Result<(), Error> {
     if loaded.jobs_by_default && io::stdin().is_terminal() {
         return Err(Error::Usage(format!(
             "there are no jobs: give a list with --jobs FILE, or pipe lines in, for example: \
-             {USAGE_EXAMPLE}"
+             {example}"
         )));
     }
     let output = &loaded.config.output.file;
@@ -96,22 +133,62 @@ fn check_standard_input(loaded: &Loaded) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    const EXAMPLE: &str = "procsig run --jobs hosts.txt -- ping -c1 {}";
+
+    fn known(names: &[&str]) -> Vec<KnownFunction> {
+        let known = |name: &&str| KnownFunction { name: (*name).into(), takes_jobs: true };
+        names.iter().map(known).collect()
+    }
+
+    fn load_of(
+        config: &str,
+        function: &str,
+        command: &[&str],
+        names: &[&str],
+    ) -> Result<Loaded, Error> {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let source = Source {
+            config: some(config).map(PathBuf::from),
+            function: some(function),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            overrides: Overrides::default(),
+        };
+        load(source, &known(names), EXAMPLE)
+    }
+
     #[test]
-    fn a_file_or_a_command_is_needed_and_not_both() {
-        let both = load(Some("c.toml".into()), vec!["x".into(), "y".into()], &Overrides::default());
-        let both = both.unwrap_err();
-        assert_eq!(both.exit_code(), ExitCode::Usage);
-        assert!(both.to_string().contains("drop \"-- x y\" to run what c.toml says"), "{both}");
-        let neither = load(None, Vec::new(), &Overrides::default()).unwrap_err();
-        assert_eq!(neither.exit_code(), ExitCode::Usage);
-        assert!(neither.to_string().contains(USAGE_EXAMPLE));
+    fn a_file_or_a_command_or_a_function_is_needed_and_only_one_of_them() {
+        let text = |config, function, command: &[&str], names: &[&str]| {
+            let error = load_of(config, function, command, names).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Usage);
+            error.to_string()
+        };
+        let both = text("c.toml", "", &["x", "y"], &[]);
+        assert!(both.contains("drop \"-- x y\" to run what c.toml says"), "{both}");
+        assert!(text("", "", &[], &[]).contains(EXAMPLE));
+        assert!(text("c.toml", "f", &[], &["f"]).contains("drop --function f"));
+        assert!(text("", "f", &["x"], &["f"]).contains("drop --function f"));
+        let several = text("", "", &[], &["probe", "check"]);
+        assert!(several.contains("--function: probe, check"), "{several}");
+        let unknown = text("", "chekc", &[], &["probe", "check"]);
+        assert!(unknown.contains("did you mean \"check\"?"), "{unknown}");
+    }
+
+    #[test]
+    fn the_only_function_is_the_one_that_is_meant() {
+        let worker = |function, names: &[&str]| {
+            load_of("", function, &[], names).unwrap().config.workers[0].clone()
+        };
+        assert_eq!(worker("", &["check"]).run, crate::config::Run::Function("check".into()));
+        assert_eq!(worker("b", &["a", "b"]).name, "b");
     }
 
     #[test]
     fn a_command_without_dashes_is_taken_for_a_file_and_the_message_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let text = |name| {
-            let error = from_file(&folder.path().join(name), &Overrides::default()).unwrap_err();
+            let path = folder.path().join(name);
+            let error = from_file(&path, &Overrides::default(), &[], EXAMPLE).unwrap_err();
             assert_eq!(error.exit_code(), ExitCode::Config);
             error.to_string()
         };

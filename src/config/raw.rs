@@ -21,11 +21,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, Lines, LogFormat};
+use super::{Config, Lines, LogFormat, Run};
 use crate::error::Error;
 
 use values::Amount;
 pub(crate) use values::positive_duration;
+pub(crate) use worker::KnownFunction;
 
 /// What the command line says; each field overrides its key of the file.
 ///
@@ -77,7 +78,11 @@ pub(crate) struct Loaded {
 /// # Errors
 ///
 /// [`Error::Config`] with a line for each mistake.
-pub(crate) fn load(path: &Path, overrides: &Overrides) -> Result<Loaded, Error> {
+pub(crate) fn load(
+    path: &Path,
+    overrides: &Overrides,
+    functions: &[KnownFunction],
+) -> Result<Loaded, Error> {
     let bytes = std::fs::read(path).map_err(|error| {
         Error::Config(format!("{}: the configuration can't be read: {error}", path.display()))
     })?;
@@ -87,7 +92,7 @@ pub(crate) fn load(path: &Path, overrides: &Overrides) -> Result<Loaded, Error> 
         Error::Config(format!("{}:{line}:{column}: this is not valid UTF-8", path.display()))
     })?;
     let raw = parse(path, &text)?;
-    resolve::file(path, &text, raw, overrides, &|name| std::env::var(name))
+    resolve::file(path, &text, raw, (overrides, functions), &|name| std::env::var(name))
 }
 
 /// The quick form, without a file: one kind of worker, named after its command.
@@ -99,7 +104,36 @@ pub(crate) fn quick(command: Vec<String>, overrides: &Overrides) -> Result<Loade
     if command.first().is_none_or(String::is_empty) {
         return Err(Error::Usage("the command is empty: name a program after \"--\"".into()));
     }
-    resolve::quick(command, overrides)
+    resolve::quick(Run::Command(command), (overrides, &[]))
+}
+
+/// The quick form with a function: the one that is named, or the only one there is.
+///
+/// # Errors
+///
+/// [`Error::Usage`] if it is not clear which one is meant, [`Error::Config`] with a line for each
+/// mistake.
+pub(crate) fn quick_function(
+    name: Option<&str>,
+    overrides: &Overrides,
+    functions: &[KnownFunction],
+) -> Result<Loaded, Error> {
+    let allowed: Vec<(&str, &str)> =
+        functions.iter().map(|known| (known.name.as_str(), known.name.as_str())).collect();
+    let name = match (name, allowed.as_slice()) {
+        (Some(name), allowed) => values::word(name, allowed)
+            .map_err(|message| Error::Usage(format!("--function: {message}")))?,
+        (None, [(only, _)]) => only,
+        (None, _) => {
+            let names: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
+            return Err(Error::Usage(format!(
+                "there are several functions: name a configuration file, or one of them with \
+                 --function: {}",
+                names.join(", ")
+            )));
+        }
+    };
+    resolve::quick(Run::Function(name.to_owned()), (overrides, functions))
 }
 
 /// A value that may be missing, with its place in the file.

@@ -119,3 +119,11 @@ impl<T: Serialize> Takes<T> for JsonLines {
         })
     }
 }
+
+/// How records are encoded for an output that a configuration declares.
+pub(crate) fn encoder_for<T: Serialize>(output: &config::Output) -> Encode<T> {
+    match output.format {
+        config::Format::JsonLines => JsonLines(output.clone()).encoder(),
+        config::Format::Postcard => Postcard(output.clone()).encoder(),
+    }
+}

@@ -17,6 +17,7 @@ use super::super::{
 };
 use super::files::{UsedFile, job_list_mistake, same_files};
 use super::values::{self, Amount, Environment};
+use super::worker::{Kinds, KnownFunction};
 use super::{
     Field, Loaded, Overrides, RawBuffer, RawConfig, RawJobs, RawLog, RawOutput, RawRestart,
     RawShutdown, RawSpool, place,
@@ -61,34 +62,51 @@ pub(super) fn file(
     path: &Path,
     text: &str,
     raw: RawConfig,
-    overrides: &Overrides,
+    (overrides, functions): (&Overrides, &[KnownFunction]),
     environment: Environment<'_>,
 ) -> Result<Loaded, Error> {
     let mut resolver = Resolver {
         file: Some((path, text)),
         overrides,
+        functions,
         environment,
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
-    let worker = resolver.workers(&raw);
+    let kinds = resolver.workers(&raw);
     let name = stem(path);
-    resolver.config(&raw, worker, Some(name))
+    resolver.config(&raw, kinds, Some(name))
 }
 
-/// Resolves the quick form: a command, all else from options and defaults.
-pub(super) fn quick(command: Vec<String>, overrides: &Overrides) -> Result<Loaded, Error> {
+/// Resolves the quick form: a command or a function, all else from options and defaults.
+pub(super) fn quick(
+    run: Run,
+    (overrides, functions): (&Overrides, &[KnownFunction]),
+) -> Result<Loaded, Error> {
     let resolver = Resolver {
         file: None,
         overrides,
+        functions,
         environment: &|name| std::env::var(name),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
-    let name = values::tame(&stem(Path::new(&command[0])), 64);
-    let mut worker = Worker::new(name, Run::Command(command));
+    let take_jobs = match &run {
+        Run::Function(name) => {
+            functions.iter().any(|known| known.takes_jobs && known.name == *name)
+        }
+        _ => true,
+    };
+    let name = match &run {
+        Run::Command(command) => values::tame(&stem(Path::new(&command[0])), 64),
+        Run::Function(name) => values::tame(name, 64),
+    };
+    let mut worker = Worker::new(name, run);
+    if !take_jobs {
+        (worker.processes, worker.threads) = (1, 1);
+    }
     resolver.override_worker(&mut worker);
-    resolver.config(&RawConfig::default(), Some(worker), None)
+    resolver.config(&RawConfig::default(), Kinds { workers: Some(vec![worker]), take_jobs }, None)
 }
 
 /// A path's last part without its extension, as a name.
@@ -104,10 +122,11 @@ pub(super) struct Resolver<'a> {
     /// Path and text of the file; `None` in the quick form.
     file: Option<(&'a Path, &'a str)>,
     pub(super) overrides: &'a Overrides,
+    pub(super) functions: &'a [KnownFunction],
     environment: Environment<'a>,
     /// Each with the byte of the file where it is, to tell them in that order.
     mistakes: Vec<(usize, String)>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Noting mistakes, and reading single values.
@@ -124,7 +143,7 @@ impl Resolver<'_> {
         self.mistakes.push((byte, line));
     }
 
-    fn noted<T>(&mut self, origin: &Origin, result: Result<T, String>) -> Option<T> {
+    pub(super) fn noted<T>(&mut self, origin: &Origin, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.mistake(origin, &message)).ok()
     }
 
@@ -202,12 +221,18 @@ impl Resolver<'_> {
     fn config(
         mut self,
         raw: &RawConfig,
-        worker: Option<Worker>,
+        kinds: Kinds,
         default_name: Option<String>,
     ) -> Result<Loaded, Error> {
         let name = self.parsed("name", &raw.name, pipeline_name);
         let mut files = Vec::new();
-        let (jobs, jobs_by_default) = self.jobs(raw.jobs.as_ref(), &mut files);
+        let (jobs, jobs_by_default) = if kinds.take_jobs {
+            let (jobs, by_default) = self.jobs(raw.jobs.as_ref(), &mut files);
+            (Some(jobs), by_default)
+        } else {
+            self.refuse_jobs(raw);
+            (None, false)
+        };
         let output = self.output(&raw.output, &mut files);
         let buffer = self.buffer(&raw.buffer);
         self.dead_letters(raw);
@@ -221,12 +246,12 @@ impl Resolver<'_> {
         for (origin, message) in same_files(&files) {
             self.mistake(&origin, &message);
         }
-        match worker {
-            Some(worker) if self.mistakes.is_empty() => Ok(Loaded {
+        match kinds.workers {
+            Some(workers) if self.mistakes.is_empty() => Ok(Loaded {
                 config: Config {
                     name: name.or(default_name).unwrap_or_else(|| stem(&output.file)),
-                    jobs: Some(jobs),
-                    workers: vec![worker],
+                    jobs,
+                    workers,
                     buffer,
                     output,
                     shutdown,
@@ -244,6 +269,20 @@ impl Resolver<'_> {
                 Err(Error::Config(lines.join("\n")))
             }
         }
+    }
+
+    /// A list that nobody would take.
+    fn refuse_jobs(&mut self, raw: &RawConfig) {
+        let given = if raw.jobs.is_some() {
+            Origin::file("jobs")
+        } else if self.overrides.jobs.is_some() {
+            Origin::option("--jobs")
+        } else if self.overrides.every.is_some() {
+            Origin::option("--every")
+        } else {
+            return;
+        };
+        self.mistake(&given, "no worker takes jobs: each of them is a producer");
     }
 
     /// The list, and whether it is standard input only because nobody named one.

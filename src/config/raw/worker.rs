@@ -9,33 +9,69 @@ use super::resolve::{Origin, Resolver};
 use super::values;
 use super::{RawConfig, RawWorker};
 
+/// A function that the program has registered, as far as a configuration can name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownFunction {
+    pub name: String,
+    /// It is called for each job; otherwise it produces without jobs.
+    pub takes_jobs: bool,
+}
+
+/// The kinds of workers of a configuration.
+pub(super) struct Kinds {
+    /// `None`: there is a mistake in them.
+    pub workers: Option<Vec<Worker>>,
+    /// One of them takes the jobs.
+    pub take_jobs: bool,
+}
+
 impl Resolver<'_> {
-    /// The one kind of worker, with what the command line says about it.
-    pub(super) fn workers(&mut self, raw: &RawConfig) -> Option<Worker> {
+    /// The kinds of workers, with what the command line says about the one that takes the jobs.
+    pub(super) fn workers(&mut self, raw: &RawConfig) -> Kinds {
         let mut kinds: Vec<_> = raw.workers.iter().collect();
         // The map sorts by name; the file's order is what its user thinks in.
         kinds.sort_by_key(|(name, _)| name.span().start);
-        let Some((first, rest)) = kinds.split_first() else {
+        if kinds.is_empty() {
+            let what = match self.functions.first() {
+                Some(function) => format!("function = {:?}", function.name),
+                None => "command = [\"PROGRAM\", \"{}\"]".to_owned(),
+            };
             self.mistake(
                 &Origin::file("workers"),
-                "no kind of worker is declared: add a table [workers.NAME] with \
-                 command = [\"PROGRAM\", \"{}\"]",
+                &format!("no kind of worker is declared: add a table [workers.NAME] with {what}"),
             );
-            return None;
-        };
-        for (name, _) in rest {
-            let message = format!(
-                "only one kind of worker can take the jobs, and workers.{} takes them: commands \
-                 always do, so declare one kind in each configuration",
-                first.0.get_ref()
-            );
-            self.mistake(&kind_origin(name), &message);
+            return Kinds { workers: None, take_jobs: true };
         }
-        let mut workers: Vec<Option<Worker>> =
+        let mut takers: Vec<usize> = Vec::new();
+        for (index, (name, raw)) in kinds.iter().enumerate() {
+            if !self.takes_jobs(raw) {
+                continue;
+            }
+            if let Some(first) = takers.first() {
+                let message = format!(
+                    "only one kind of worker can take the jobs, and workers.{} takes them: \
+                     commands and coprocesses always do, so declare one kind in each configuration",
+                    kinds[*first].0.get_ref()
+                );
+                self.mistake(&kind_origin(name), &message);
+            }
+            takers.push(index);
+        }
+        let workers: Vec<Option<Worker>> =
             kinds.iter().map(|(name, raw)| self.worker(name, raw)).collect();
-        let mut worker = workers.swap_remove(0)?;
-        self.override_worker(&mut worker);
-        Some(worker)
+        let mut workers: Option<Vec<Worker>> = workers.into_iter().collect();
+        let overridden = takers.first().copied().or((kinds.len() == 1).then_some(0));
+        if let (Some(workers), Some(index)) = (&mut workers, overridden) {
+            self.override_worker(&mut workers[index]);
+        }
+        Kinds { workers, take_jobs: !takers.is_empty() }
+    }
+
+    /// One that can't be known is taken for one that takes jobs, as most do.
+    fn takes_jobs(&self, raw: &RawWorker) -> bool {
+        let function = raw.function.as_ref().map(|name| name.get_ref());
+        let known = self.functions.iter().find(|known| Some(&known.name) == function);
+        known.is_none_or(|known| known.takes_jobs)
     }
 
     /// Applies the options that are about the kind of worker that takes the jobs.
@@ -54,6 +90,10 @@ impl Resolver<'_> {
         let key = |key: &str| format!("workers.{}.{key}", name.get_ref());
         let run = self.run(name, raw);
         let mut worker = Worker::new(name.get_ref(), Run::Command(Vec::new()));
+        if !self.takes_jobs(raw) {
+            (worker.processes, worker.threads) = (1, 1);
+            self.note_unused(name.get_ref(), raw);
+        }
         if let Some(processes) = self.number(&key("processes"), &raw.processes, 1..=10_000) {
             worker.processes = processes;
         }
@@ -95,12 +135,8 @@ impl Resolver<'_> {
         }
         let key = |key: &str| format!("workers.{}.{key}", name.get_ref());
         if let Some(function) = &raw.function {
-            let message = format!(
-                "procsig itself knows no functions: {:?} has to be registered by a program of \
-                 your own, with Pipeline of the procsig library",
-                function.get_ref()
-            );
-            self.mistake(&Origin::key(&key("function"), function.span()), &message);
+            let known = self.function(function.get_ref());
+            return self.noted(&Origin::key(&key("function"), function.span()), known);
         }
         if let Some(coprocess) = &raw.coprocess {
             let message = "it is not available in this version: \
@@ -108,6 +144,43 @@ impl Resolver<'_> {
             self.mistake(&Origin::key(&key("coprocess"), coprocess.span()), message);
         }
         self.command(&key("command"), raw.command.as_ref()?).map(Run::Command)
+    }
+
+    /// A function by its name.
+    pub(super) fn function(&self, name: &str) -> Result<Run, String> {
+        let names: Vec<&str> =
+            self.functions.iter().map(|function| function.name.as_str()).collect();
+        match names.iter().find(|known| **known == name) {
+            Some(known) => Ok(Run::Function((*known).to_owned())),
+            None if names.is_empty() => Err(format!(
+                "procsig itself knows no functions: {name:?} has to be registered by a program of \
+                 your own, with Daemon of the procsig library"
+            )),
+            None => {
+                let suggestion = values::near_miss(name, &names).map(|text| format!("{text} "));
+                Err(format!(
+                    "this program has no function {name:?}: {}it has {}",
+                    suggestion.unwrap_or_default(),
+                    names.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// Keys that say something about jobs, of a worker that takes none.
+    fn note_unused(&mut self, name: &str, raw: &RawWorker) {
+        let keys = [
+            ("timeout", raw.timeout.is_some()),
+            ("attempts", raw.attempts.is_some()),
+            ("retry_delay", raw.retry_delay.is_some()),
+            ("max_output", raw.max_output.is_some()),
+            ("env", !raw.env.is_empty()),
+        ];
+        for (key, _) in keys.iter().filter(|(_, given)| *given) {
+            self.warnings.push(format!(
+                "workers.{name}.{key} has no effect: this function produces without jobs"
+            ));
+        }
     }
 
     fn command(&mut self, key: &str, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<String>> {
