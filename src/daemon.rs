@@ -6,12 +6,11 @@ use crate::control::launch::Task;
 use crate::error::Error;
 use crate::flow::emitter::Emitter;
 use crate::flow::job::{Job, JobError};
-use crate::flow::worker::function::{JobFunction, ProducerFunction};
+use crate::flow::worker::function::{PerProcess, PerThread, ProducerFunction};
 use crate::pipeline::block_signals;
 use crate::pipeline::sink::encoder_for;
 use crate::stop::Stop;
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Everything that the `procsig` program can do, with functions of your own: its commands, its options
 /// and the whole configuration file, in which a worker names one of them by `function = "..."`.
@@ -76,13 +75,49 @@ impl Daemon {
     pub fn worker<T, F>(self, name: impl Into<String>, function: F) -> Daemon
     where
         T: Serialize + 'static,
-        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + Send + 'static,
+        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
     {
-        let function = Arc::new(function);
+        let function = move |_: &(), job: &Job<'_>, out: &mut Emitter<'_, T>| function(job, out);
+        self.worker_per_process(name, || Ok(()), function)
+    }
+
+    /// A function that is called for each job, with what its process has set up; see
+    /// [`Workers::worker_per_process`](crate::Workers::worker_per_process).
+    pub fn worker_per_process<T, S, U, F>(
+        self,
+        name: impl Into<String>,
+        set_up: U,
+        function: F,
+    ) -> Daemon
+    where
+        T: Serialize + 'static,
+        S: Sync + 'static,
+        U: Fn() -> Result<S, JobError> + Sync + 'static,
+        F: Fn(&S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let (set_up, function) = (kept(set_up), kept(function));
         self.register(name.into(), true, move |output| {
-            let function = Arc::clone(&function);
-            let function = move |job: &Job<'_>, out: &mut Emitter<'_, T>| (*function)(job, out);
-            Task::Jobs(Box::new(JobFunction { function, encode: encoder_for(output) }))
+            Task::Jobs(Box::new(PerProcess { set_up, function, encode: encoder_for(output) }))
+        })
+    }
+
+    /// A function that is called for each job, with what its thread has set up; see
+    /// [`Workers::worker_per_thread`](crate::Workers::worker_per_thread).
+    pub fn worker_per_thread<T, S, U, F>(
+        self,
+        name: impl Into<String>,
+        set_up: U,
+        function: F,
+    ) -> Daemon
+    where
+        T: Serialize + 'static,
+        S: 'static,
+        U: Fn() -> Result<S, JobError> + Sync + 'static,
+        F: Fn(&mut S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let (set_up, function) = (kept(set_up), kept(function));
+        self.register(name.into(), true, move |output| {
+            Task::Jobs(Box::new(PerThread { set_up, function, encode: encoder_for(output) }))
         })
     }
 
@@ -90,12 +125,10 @@ impl Daemon {
     pub fn producer<T, F>(self, name: impl Into<String>, function: F) -> Daemon
     where
         T: Serialize + 'static,
-        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + Send + 'static,
+        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
     {
-        let function = Arc::new(function);
+        let function = kept(function);
         self.register(name.into(), false, move |output| {
-            let function = Arc::clone(&function);
-            let function = move |stop: &Stop, out: &mut Emitter<'_, T>| (*function)(stop, out);
             Task::Produce(Box::new(ProducerFunction { function, encode: encoder_for(output) }))
         })
     }
@@ -149,6 +182,11 @@ impl Daemon {
         let function = self.functions.iter_mut().find(|function| function.known.name == name)?;
         Some((function.task)(output))
     }
+}
+
+/// Kept for as long as the program runs: several kinds of workers may call the same function.
+fn kept<F>(function: F) -> &'static F {
+    Box::leak(Box::new(function))
 }
 
 impl std::fmt::Debug for Daemon {

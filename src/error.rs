@@ -116,6 +116,9 @@ pub enum Error {
     /// A child could not be kept running, or failed for good.
     #[error("{0}")]
     Failure(String),
+    /// A worker function has asked for the stop of its pipeline.
+    #[error("{0}")]
+    Stop(String),
 }
 
 impl Error {
@@ -136,7 +139,20 @@ impl Error {
             Error::Usage(_) => ExitCode::Usage,
             Error::Held(_) => ExitCode::Held,
             Error::File { .. } => ExitCode::Io,
-            Error::Threaded { .. } | Error::System { .. } | Error::Failure(_) => ExitCode::Failure,
+            Error::Threaded { .. } | Error::System { .. } | Error::Failure(_) | Error::Stop(_) => {
+                ExitCode::Failure
+            }
+        }
+    }
+
+    /// Would another process in this one's place come to the same? It finds the same file, the same
+    /// list, the same configuration.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match self {
+            Error::File { .. } | Error::Config(_) | Error::Held(_) | Error::Stop(_) => true,
+            Error::System { .. } | Error::Failure(_) | Error::Threaded { .. } | Error::Usage(_) => {
+                false
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::flow::balance::Balance;
 use crate::flow::emitter::{Emitter, Encode};
 use crate::flow::job::{Job, JobError};
 use crate::flow::queue::spool;
-use crate::flow::worker::function::{JobFunction, ProducerFunction};
+use crate::flow::worker::function::{PerProcess, PerThread, ProducerFunction};
 use crate::flow::worker::{Produce, Work};
 use crate::stop::Stop;
 use crate::sys;
@@ -107,7 +107,51 @@ impl<T: 'static> Workers<T> {
         F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
     {
         let factory: JobsFactory<T> = Box::new(move |encode| {
-            let work: Box<dyn Work> = Box::new(JobFunction { function, encode });
+            let function =
+                move |_: &(), job: &Job<'_>, out: &mut Emitter<'_, T>| function(job, out);
+            let work: Box<dyn Work> = Box::new(PerProcess { set_up: || Ok(()), function, encode });
+            Task::Jobs(work)
+        });
+        self.kinds.push((kind(name.into()), factory));
+        self
+    }
+
+    /// A kind of worker as [`Workers::worker`], with something that each process sets up once, after
+    /// the fork, and that its threads share: a client with a pool of connections, a runtime.
+    pub fn worker_per_process<S, U, F>(
+        mut self,
+        name: impl Into<String>,
+        set_up: U,
+        function: F,
+    ) -> Workers<T>
+    where
+        S: Sync + 'static,
+        U: Fn() -> Result<S, JobError> + 'static,
+        F: Fn(&S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let factory: JobsFactory<T> = Box::new(move |encode| {
+            let work: Box<dyn Work> = Box::new(PerProcess { set_up, function, encode });
+            Task::Jobs(work)
+        });
+        self.kinds.push((kind(name.into()), factory));
+        self
+    }
+
+    /// A kind of worker as [`Workers::worker`], with something that each thread sets up for itself:
+    /// a connection that can't be shared.
+    pub fn worker_per_thread<S, U, F>(
+        mut self,
+        name: impl Into<String>,
+        set_up: U,
+        function: F,
+    ) -> Workers<T>
+    where
+        S: 'static,
+        U: Fn() -> Result<S, JobError> + Sync + 'static,
+        F: Fn(&mut S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
+    {
+        let factory: JobsFactory<T> = Box::new(move |encode| {
+            let work: Box<dyn Work> = Box::new(PerThread { set_up, function, encode });
             Task::Jobs(work)
         });
         self.kinds.push((kind(name.into()), factory));

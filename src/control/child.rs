@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What main tells a child. The closing of the channel says the same.
@@ -24,8 +25,68 @@ pub(crate) enum Report {
     Ready,
     /// It has no more to do, and is about to exit.
     Finished,
-    /// It can't go on, and is about to exit. Starting it again would not help.
+    /// It can't go on, and exits when it has finished what it has in hand. Starting it again would
+    /// not help.
     Failed { code: u8, message: String },
+    /// It can't go on for this reason, and is about to exit. Another start may help.
+    Dying { message: String },
+}
+
+/// A child's end of its reports. If main is gone nobody needs to know what is sent.
+pub(crate) struct Reports(Mutex<Sender>);
+
+struct Sender {
+    reports: IpcSender<Report>,
+    /// It was told that this child has failed.
+    failed: bool,
+}
+
+impl Reports {
+    pub(crate) fn new(reports: IpcSender<Report>) -> Reports {
+        Reports(Mutex::new(Sender { reports, failed: false }))
+    }
+
+    /// Says that this child is ready to work.
+    pub(crate) fn ready(&self) {
+        self.send(Report::Ready);
+    }
+
+    /// Says that no child like this one can go on. Main is told once.
+    pub(crate) fn failed(&self, error: &Error) {
+        log::error!("{error}");
+        let code = error.exit_code().code();
+        let mut sender = self.lock();
+        if !std::mem::replace(&mut sender.failed, true) {
+            let _sent = sender.reports.send(Report::Failed { code, message: error.to_string() });
+        }
+    }
+
+    /// Says how the work has ended, and returns what to exit with.
+    pub(crate) fn ended(&self, ended: Result<Outcome, Error>) -> i32 {
+        let error = match ended {
+            Ok(Outcome::Stopped) => return 0,
+            Ok(Outcome::Finished) => {
+                self.send(Report::Finished);
+                return ExitCode::Success.code().into();
+            }
+            Err(error) => error,
+        };
+        if !error.is_for_good() {
+            log::error!("{error}");
+            self.send(Report::Dying { message: error.to_string() });
+        } else if !self.lock().failed {
+            self.failed(&error);
+        }
+        error.exit_code().code().into()
+    }
+
+    fn send(&self, report: Report) {
+        let _sent = self.lock().reports.send(report);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sender> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a child's work has ended, in order.
@@ -122,33 +183,6 @@ fn end_at(until: Duration, stop: &Stop) -> ! {
         }
     }
     process::exit_now(ExitCode::Killed.code().into())
-}
-
-/// Reports how the work has ended, and says what to exit with.
-pub(crate) fn report(reports: &IpcSender<Report>, ended: Result<Outcome, Error>) -> i32 {
-    let (report, code) = match ended {
-        Ok(Outcome::Stopped) => return 0,
-        Ok(Outcome::Finished) => (Report::Finished, ExitCode::Success),
-        Err(error) => {
-            let code = error.exit_code();
-            let message = error.to_string();
-            log::error!("{message}");
-            match error {
-                // Another start finds the same file, the same list, the same configuration.
-                Error::File { .. } | Error::Config(_) | Error::Held(_) => {
-                    (Report::Failed { code: code.code(), message }, code)
-                }
-                // Another start may help.
-                Error::System { .. }
-                | Error::Failure(_)
-                | Error::Threaded { .. }
-                | Error::Usage(_) => return code.code().into(),
-            }
-        }
-    };
-    // If main is gone nobody needs to know.
-    let _sent = reports.send(report);
-    code.code().into()
 }
 
 /// Detaches from the input, which only the source reads.

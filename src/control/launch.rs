@@ -1,6 +1,6 @@
 //! What each child does: the one place where control and flow meet.
 
-use super::child::{self, Link, Outcome};
+use super::child::{self, Link, Outcome, Reports};
 use super::lifecycle::Limits;
 use super::role::Child;
 use crate::config::{self, Config, Shutdown, Worker};
@@ -18,7 +18,7 @@ use crate::flow::queue::{bell, orphans, processes};
 use crate::flow::sink::file::FileSink;
 use crate::flow::source::{self, intake::Intake};
 use crate::flow::worker::command::CommandRunner;
-use crate::flow::worker::{self, Produce, Settings, Work};
+use crate::flow::worker::{self, Herald, Produce, Settings, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use crate::sys::spawn::{RUN_VARIABLE, run_marker, run_name};
@@ -255,20 +255,20 @@ impl Launch {
         let index = slot(child);
         let entry = processes::enter(&self.spool, index);
         let Link { orders, reports, main, .. } = link;
+        let reports = Reports::new(reports);
         let ready = || {
             processes::set_state(&self.spool, index, ProcessState::Running);
-            // If main is gone, `listen` says so.
-            let _sent = reports.send(child::Report::Ready);
+            reports.ready();
         };
         let ended = began.and_then(|()| match child {
             Child::Source => self.run_source(entry, orders, main, ready),
-            Child::Worker(lane) => self.run_worker(lane, entry, orders, main, ready),
+            Child::Worker(lane) => self.run_worker(lane, entry, orders, main, &reports),
             Child::Buffer => self.run_buffer(orders, main, ready),
         });
         if ended.is_ok() {
             processes::set_state(&self.spool, index, ProcessState::Ended);
         }
-        child::report(&reports, ended)
+        reports.ended(ended)
     }
 
     fn run_source(
@@ -304,7 +304,7 @@ impl Launch {
         entry: Entry,
         orders: Orders,
         main: Pid,
-        ready: impl FnOnce(),
+        reports: &Reports,
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
         process::offer_to_be_killed_first(WORKERS_FIRST);
@@ -327,18 +327,19 @@ impl Launch {
         let Shutdown { deadline, flush_reserve } = self.config.shutdown;
         let limit = deadline.saturating_sub(flush_reserve);
         child::listen(orders, main, stop.clone(), limit, || {})?;
+        let herald = Messenger { spool: &self.spool, lane, reports };
         match &kind.task {
             Task::Jobs(work) => {
-                worker::run_jobs(&self.spool, &**work, &settings, &stop, end_orphan, ready)?;
+                worker::run_jobs(&self.spool, &**work, &settings, &stop, &herald)?;
             }
             Task::Command => {
                 let run_id = run_name(self.run_id);
                 let runner = CommandRunner::new(&kind.settings, &settings.name, &run_id)
                     .map_err(|error| Error::Config(format!("{}: {error}", settings.name)))?;
-                worker::run_jobs(&self.spool, &runner, &settings, &stop, end_orphan, ready)?;
+                worker::run_jobs(&self.spool, &runner, &settings, &stop, &herald)?;
             }
             Task::Produce(produce) => {
-                worker::run_producer(&self.spool, &**produce, &settings, &stop, ready)?;
+                worker::run_producer(&self.spool, &**produce, &settings, &stop, &herald)?;
             }
         }
         log::info!("stopped");
@@ -378,6 +379,29 @@ fn slot(child: Child) -> usize {
         Child::Source => processes::SOURCE,
         Child::Buffer => processes::BUFFER,
         Child::Worker(lane) => processes::worker(lane.into()),
+    }
+}
+
+/// What a worker tells main, and the process table.
+struct Messenger<'a> {
+    spool: &'a Spool,
+    lane: u16,
+    reports: &'a Reports,
+}
+
+impl Herald for Messenger<'_> {
+    fn ready(&self) {
+        let index = processes::worker(self.lane.into());
+        processes::set_state(self.spool, index, ProcessState::Running);
+        self.reports.ready();
+    }
+
+    fn failed(&self, error: &Error) {
+        self.reports.failed(error);
+    }
+
+    fn end_orphan(&self, orphan: Orphan) {
+        end_orphan(orphan);
     }
 }
 

@@ -93,6 +93,9 @@ struct Supervisor<'a> {
     stop_began: Option<Duration>,
     /// Who died last, and of what; or what it had said itself.
     last_words: Option<(Child, String)>,
+    /// Why the pipeline has failed: what was said first by who could not go on, or the last words of
+    /// who died too often.
+    cause: Option<String>,
     terminal: bool,
 }
 
@@ -114,6 +117,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         main,
         stop_began: None,
         last_words: None,
+        cause: None,
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
     log::info!("starting: {}", launch.describe());
@@ -136,9 +140,10 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
     supervisor.sweep();
     Ok(Verdict {
         killed: lifecycle.has_killed(),
-        failure: lifecycle
-            .failure()
-            .map(|code| (code, supervisor.last_words.take().map(|(_, words)| words))),
+        failure: lifecycle.failure().map(|code| {
+            let last_words = supervisor.last_words.take().map(|(_, words)| words);
+            (code, supervisor.cause.take().or(last_words))
+        }),
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
 }
@@ -193,15 +198,22 @@ impl Supervisor<'_> {
                 IpcSelectionResult::MessageReceived(id, message) => {
                     let Some((child, _)) = self.reports.get(&id) else { continue };
                     let Ok(report) = message.to::<Report>() else { continue };
-                    events.push(match report {
-                        Report::Ready => Event::Ready(*child),
-                        Report::Finished => Event::Finished(*child),
+                    let child = *child;
+                    let words = |message| format!("{}: {message}", self.launch.name(child));
+                    match report {
+                        Report::Ready => events.push(Event::Ready(child)),
+                        Report::Finished => events.push(Event::Finished(child)),
                         Report::Failed { code, message } => {
-                            let words = format!("{}: {message}", self.launch.name(*child));
-                            self.last_words = Some((*child, words));
-                            Event::Failed(*child, ExitCode::from_code(code.into()))
+                            let words = words(message);
+                            self.cause.get_or_insert(words.clone());
+                            self.last_words = Some((child, words));
+                            let code = ExitCode::from_code(code.into());
+                            events.push(Event::Failed(child, code));
                         }
-                    });
+                        Report::Dying { message } => {
+                            self.last_words = Some((child, words(message)));
+                        }
+                    }
                 }
                 // The set has closed its descriptor. The child's death is told by SIGCHLD.
                 IpcSelectionResult::ChannelClosed(id) => {
@@ -381,11 +393,15 @@ impl Supervisor<'_> {
             Notice::StartTooSlow(child) => {
                 log::error!("{} does not get ready; killing it", self.launch.name(child));
             }
-            Notice::GivingUp(child) => log::error!(
-                "{} died too often; stopping: {}",
-                self.launch.name(child),
-                self.last_words.as_ref().map_or("no cause known", |(_, words)| words)
-            ),
+            Notice::GivingUp(child) => {
+                let words = self.last_words.as_ref().map(|(_, words)| words.clone());
+                log::error!(
+                    "{} died too often; stopping: {}",
+                    self.launch.name(child),
+                    words.as_deref().unwrap_or("no cause known")
+                );
+                self.cause = self.cause.take().or(words);
+            }
             Notice::Abandoned(count) => {
                 log::error!("{count} processes could not even be killed; leaving them behind");
             }

@@ -2,6 +2,7 @@
 
 use super::queue::frame::Kind;
 use super::queue::lane::Staged;
+use crate::error::Error;
 use serde::Serialize;
 use std::str::Utf8Error;
 
@@ -44,28 +45,89 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Why a worker function could not do a job or produce a record.
+/// Why a worker function could not do a job or produce a record, and what is to come of it.
 ///
-/// Any error becomes one by `?`. The job is tried again as long as it has attempts left, then it
-/// has failed for good, and is recorded with this text.
-pub struct JobError(String);
+/// Any error becomes one by `?`, and so does [`JobError::new`]: the job is tried again as long as
+/// it has attempts left, then it has failed for good, and is recorded with this text. With
+/// [`JobError::fail`] it has failed for good at once; [`JobError::stop`] stops the pipeline.
+///
+/// ```
+/// use procsig::{Job, JobError};
+///
+/// fn port(job: &Job) -> Result<u16, JobError> {
+///     let port = job.as_str()?.parse()?; // failed, and tried again
+///     match port {
+///         0 => Err(JobError::fail("port 0 is none")), // failed for good
+///         1..1024 if !may_bind() => Err(JobError::stop("no right to bind such ports")),
+///         _ => Ok(port),
+///     }
+/// }
+/// # fn may_bind() -> bool { false }
+/// ```
+pub struct JobError {
+    consequence: Consequence,
+    message: String,
+}
+
+/// What comes of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consequence {
+    /// Another attempt, if there is one left.
+    Retry,
+    /// The job has failed for good.
+    Fail,
+    /// The pipeline stops.
+    Stop,
+}
 
 impl JobError {
-    /// An error with a text of its own.
+    /// An error with a text of its own. The job is tried again if it has attempts left.
     pub fn new(message: impl std::fmt::Display) -> JobError {
-        JobError(message.to_string())
+        JobError { consequence: Consequence::Retry, message: message.to_string() }
+    }
+
+    /// The job has failed for good: another attempt would come to the same.
+    ///
+    /// Anywhere else than in a job (in a producer, in a set-up) as [`JobError::new`].
+    pub fn fail(message: impl std::fmt::Display) -> JobError {
+        JobError { consequence: Consequence::Fail, message: message.to_string() }
+    }
+
+    /// Stops the pipeline in order, with exit code 1 and this text as its
+    /// [cause](crate::Report::cause).
+    ///
+    /// The job stays in the spool as not done, with no attempt counted, and is done first when the
+    /// pipeline is started again. Jobs that other threads have in hand are finished.
+    pub fn stop(message: impl std::fmt::Display) -> JobError {
+        JobError { consequence: Consequence::Stop, message: message.to_string() }
+    }
+
+    pub(crate) fn consequence(&self) -> Consequence {
+        self.consequence
+    }
+
+    /// The end of the process that it has come up in, outside of any job.
+    pub(crate) fn into_error(self, what: &str) -> Error {
+        let message = match what {
+            "" => self.message,
+            what => format!("{what}: {}", self.message),
+        };
+        match self.consequence {
+            Consequence::Retry | Consequence::Fail => Error::Failure(message),
+            Consequence::Stop => Error::Stop(message),
+        }
     }
 }
 
 impl std::fmt::Display for JobError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.message)
     }
 }
 
 impl std::fmt::Debug for JobError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.message)
     }
 }
 
@@ -80,7 +142,7 @@ impl<E: std::error::Error> From<E> for JobError {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        JobError(message)
+        JobError::new(message)
     }
 }
 

@@ -1,11 +1,12 @@
 //! A worker process: threads that take jobs and publish their results, or produce without jobs.
 
+mod caught;
 pub(crate) mod command;
 pub(crate) mod function;
 mod process_work;
 
 use super::emitter::Publish;
-use super::job::{Failure, Job};
+use super::job::{Failure, Job, JobError};
 use super::queue::commit::Commit;
 use super::queue::frame::Kind;
 use super::queue::jobs::{Claim, Claimed, Claimer, DEATHS_MAX, Jobs, PutBack, Reason};
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::stop::Stop;
 use crate::sys::futex::Set;
 use crate::sys::{clock, fork, process};
+use caught::{set_up, tear_down};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub(crate) enum Verdict {
     Failed { retry: bool },
     /// Somebody else has ended it, which is not the job's fault; otherwise as failed.
     Interrupted,
+    /// Not done, and the pipeline is to be stopped for this reason. The job is none the worse for it.
+    Stop(String),
 }
 
 /// One attempt at a job.
@@ -51,10 +55,35 @@ pub(crate) struct Attempt<'a> {
     pub note_command: &'a dyn Fn(i32, u64),
 }
 
-/// What a worker does with a job.
-pub(crate) trait Work: Sync {
+/// What the workers of a kind do with jobs, before there is a process for it.
+pub(crate) trait Work {
+    /// Sets up what the threads of a process share. Called once in each process, after the fork and
+    /// before it is ready.
+    ///
+    /// # Errors
+    /// Why there can be no such process.
+    fn start(&self) -> Result<Box<dyn ProcessWork + '_>, JobError>;
+}
+
+/// What a worker process does with jobs. Dropped when its last thread has ended.
+pub(crate) trait ProcessWork: Sync {
+    /// Sets up what one thread needs. Called in that thread, before it takes its first job.
+    ///
+    /// # Errors
+    /// Why there can be no such thread.
+    fn thread(&self) -> Result<Box<dyn ThreadWork + '_>, JobError>;
+}
+
+/// What a thread does with jobs. Dropped in its thread, when that has ended.
+pub(crate) trait ThreadWork {
     /// Does the job, and stages what is to be recorded of it.
-    fn attempt(&self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict;
+    fn attempt(&mut self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict;
+
+    /// Is it in a state that no other job should meet? Then it is dropped, and another one set up,
+    /// before the next job is taken.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// What a producer does.
@@ -62,8 +91,21 @@ pub(crate) trait Produce: Sync {
     /// Produces until it is told to stop, or has no more.
     ///
     /// # Errors
-    /// A text that says why it can't go on.
-    fn produce(&self, stop: &Stop, lane: &dyn Publish) -> Result<(), String>;
+    /// Why it can't go on.
+    fn produce(&self, stop: &Stop, lane: &dyn Publish) -> Result<(), Error>;
+}
+
+/// What a worker process tells the one who started it, and has done by it.
+pub(crate) trait Herald: Sync {
+    /// It is ready to work.
+    fn ready(&self);
+
+    /// It can't go on, and no other process could. Said at once: threads that are still busy may
+    /// take long, and from now on the time of a stop is running.
+    fn failed(&self, error: &Error);
+
+    /// Ends a command that a dead worker had left running.
+    fn end_orphan(&self, orphan: Orphan);
 }
 
 /// What a worker process is told.
@@ -112,18 +154,19 @@ fn take_over<'a>(
 /// Runs a worker that takes jobs, until it is told to stop; jobs in hand are finished.
 ///
 /// # Errors
-/// If the lane can't be mapped or a thread can't be started.
+/// If the lane can't be mapped, a thread can't be started, the set-up fails, or a job asks for the
+/// stop of the pipeline.
 pub(crate) fn run_jobs(
     spool: &Spool,
     work: &dyn Work,
     settings: &Settings,
     stop: &Stop,
-    end_orphan: impl FnMut(Orphan),
-    ready: impl FnOnce(),
+    herald: &dyn Herald,
 ) -> Result<(), Error> {
-    let lane = take_over(spool, settings, end_orphan)?;
+    let lane = take_over(spool, settings, |orphan| herald.end_orphan(orphan))?;
     let record_max = lane.lock().unwrap_or_else(PoisonError::into_inner).record_max();
-    ready();
+    let process = set_up(|| work.start())?;
+    herald.ready();
     let claimer = Claimer { lane: settings.lane, incarnation: settings.incarnation as u16 };
     let gate = RwLock::new(());
     let thread = || {
@@ -131,16 +174,17 @@ pub(crate) fn run_jobs(
             gate: &gate,
             jobs: Jobs(spool),
             claimer,
-            work,
+            process: &*process,
             settings,
             lane: &lane,
             record_max,
             staged: Staged::default(),
         };
-        thread.run(stop);
-        Ok(())
+        thread.run(stop)
     };
-    on_threads(settings.threads, stop, thread)
+    let result = on_threads(settings.threads, stop, herald, thread);
+    tear_down(process);
+    result
 }
 
 /// Runs a worker without jobs, until it is told to stop or has no more to produce.
@@ -152,18 +196,19 @@ pub(crate) fn run_producer(
     produce: &dyn Produce,
     settings: &Settings,
     stop: &Stop,
-    ready: impl FnOnce(),
+    herald: &dyn Herald,
 ) -> Result<(), Error> {
     let lane = take_over(spool, settings, |_| {})?;
-    ready();
-    on_threads(settings.threads, stop, || produce.produce(stop, &lane).map_err(Error::Failure))
+    herald.ready();
+    on_threads(settings.threads, stop, herald, || produce.produce(stop, &lane))
 }
 
-/// Runs the same on each of so many threads, the calling one among them. The first error counts;
-/// the others are then asked to stop.
+/// Runs the same on each of so many threads, the calling one among them. After an error the others
+/// are asked to stop. One that another process would not get around counts more than others.
 fn on_threads(
     threads: u16,
     stop: &Stop,
+    herald: &dyn Herald,
     main: impl Fn() -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let guarded = || {
@@ -171,7 +216,10 @@ fn on_threads(
         // hand that nobody would finish: better to die at once, and be settled.
         let result = catch_unwind(AssertUnwindSafe(&main))
             .unwrap_or_else(|_| process::exit_now(fork::EXIT_PANIC));
-        if result.is_err() {
+        if let Err(error) = &result {
+            if error.is_for_good() {
+                herald.failed(error);
+            }
             stop.request();
         }
         result
@@ -197,7 +245,12 @@ fn on_threads(
             let ended = handle
                 .join()
                 .unwrap_or_else(|_| Err(Error::Failure("a thread has panicked".into())));
-            result = result.and(ended);
+            result = match (result, ended) {
+                (Err(first), Err(error)) if error.is_for_good() && !first.is_for_good() => {
+                    Err(error)
+                }
+                (result, ended) => result.and(ended),
+            };
         }
         result
     })
@@ -208,7 +261,7 @@ struct JobThread<'a> {
     gate: &'a RwLock<()>,
     jobs: Jobs<'a>,
     claimer: Claimer,
-    work: &'a dyn Work,
+    process: &'a dyn ProcessWork,
     settings: &'a Settings,
     lane: &'a Mutex<LaneWriter<'a>>,
     record_max: usize,
@@ -216,15 +269,27 @@ struct JobThread<'a> {
 }
 
 impl JobThread<'_> {
-    fn run(&mut self, stop: &Stop) {
+    fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        let process = self.process;
+        while !stop.requested() {
+            let mut work = set_up(|| process.thread())?;
+            let result = self.take_jobs(&mut *work, stop);
+            tear_down(work);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Takes jobs and does them, until a stop is asked for or `work` is broken.
+    fn take_jobs(&mut self, work: &mut dyn ThreadWork, stop: &Stop) -> Result<(), Error> {
         let mut job = Claimed::default();
         // We alone may know of a job that waits for its next attempt.
         let mut knows_timer = false;
-        while !stop.requested() {
+        while !stop.requested() && !work.is_broken() {
             if self.jobs.0.is_stopping() {
                 // Not told yet, but about to be: many workers are told one after the other.
                 stop.wait(Duration::MAX);
-                return;
+                return Ok(());
             }
             match self.jobs.claim(self.claimer, &mut job) {
                 Claim::Job => {
@@ -232,74 +297,100 @@ impl JobThread<'_> {
                         // While we are busy, somebody else must know.
                         self.jobs.announce(1);
                     }
-                    self.finish(&job, stop);
+                    self.finish(&job, work, stop)?;
                 }
                 Claim::None { until } => {
                     let knew = knows_timer || until.is_some();
-                    knows_timer = self.wait(stop, &mut job, knew);
+                    knows_timer = self.wait(stop, work, &mut job, knew)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Sleeps until there may be a job, and says whether it was until a timer that perhaps nobody
     /// else knows of. Takes a job that has become ready meanwhile.
-    fn wait(&mut self, stop: &Stop, job: &mut Claimed, knew_timer: bool) -> bool {
+    fn wait(
+        &mut self,
+        stop: &Stop,
+        work: &mut dyn ThreadWork,
+        job: &mut Claimed,
+        knew_timer: bool,
+    ) -> Result<bool, Error> {
         let idle = self.jobs.idle();
         // Whatever becomes ready after this changes the word, and the sleep is none.
         let seen = self.jobs.bell();
         if stop.requested() || self.jobs.0.is_stopping() {
-            return false;
+            return Ok(false);
         }
         match self.jobs.claim(self.claimer, job) {
             Claim::None { until } => {
                 self.jobs.wait(seen, until, sleepers(self.claimer.lane));
-                until.is_some()
+                Ok(until.is_some())
             }
             Claim::Job => {
                 drop(idle);
                 if knew_timer {
                     self.jobs.announce(1);
                 }
-                self.finish(job, stop);
-                false
+                self.finish(job, work, stop)?;
+                Ok(false)
             }
         }
     }
 
     /// Does a job in hand, to its end or back into the table.
-    fn finish(&mut self, job: &Claimed, stop: &Stop) {
+    fn finish(
+        &mut self,
+        job: &Claimed,
+        work: &mut dyn ThreadWork,
+        stop: &Stop,
+    ) -> Result<(), Error> {
         self.staged.clear();
         let view =
             Job { text: &job.text, seq: job.seq, round: job.round, attempt: job.attempts + 1 };
         if let Some(reason) = job.reason {
             let text = self.explain(reason);
             self.stage_failure(&view, &text);
-            return self.publish(job, &view, Kind::JobFailed);
+            self.publish(job, &view, Kind::JobFailed);
+            return Ok(());
         }
-        let Some(verdict) = self.attempt(job, view, stop) else {
-            return self.jobs.put_back(job, PutBack::NotBegun, None);
+        let Some(verdict) = self.attempt(job, view, work, stop) else {
+            self.jobs.put_back(job, PutBack::NotBegun, None);
+            return Ok(());
         };
         match verdict {
             Verdict::Done => self.publish(job, &view, Kind::JobDone),
             Verdict::Interrupted if job.put_back < PUT_BACKS_MAX => {
                 self.jobs.put_back(job, PutBack::Interrupted, None);
             }
-            verdict @ (Verdict::Failed { .. } | Verdict::Interrupted) => {
-                let hopeless = verdict == Verdict::Failed { retry: false };
-                if view.attempt < self.settings.attempts && !hopeless {
-                    let again = clock::now().saturating_add(self.settings.retry_delay);
-                    self.jobs.put_back(job, PutBack::Failed, Some(again));
-                } else {
-                    self.publish(job, &view, Kind::JobFailed);
-                }
+            Verdict::Failed { retry: true } | Verdict::Interrupted
+                if view.attempt < self.settings.attempts =>
+            {
+                let again = clock::now().saturating_add(self.settings.retry_delay);
+                self.jobs.put_back(job, PutBack::Failed, Some(again));
+            }
+            Verdict::Failed { .. } | Verdict::Interrupted => {
+                self.publish(job, &view, Kind::JobFailed);
+            }
+            // It stays in hand, so that nobody takes it up before the pipeline has stopped; the next
+            // start finds it not done.
+            Verdict::Stop(why) => {
+                return Err(Error::Stop(format!("job {} asks for a stop: {why}", job.seq)));
             }
         }
+        Ok(())
     }
 
     /// Makes the attempt; alone in this process if a worker has died of it before. `None`: while
     /// it waited for its turn, a stop was asked for.
-    fn attempt(&mut self, job: &Claimed, view: Job<'_>, stop: &Stop) -> Option<Verdict> {
+    fn attempt(
+        &mut self,
+        job: &Claimed,
+        view: Job<'_>,
+        work: &mut dyn ThreadWork,
+        stop: &Stop,
+    ) -> Option<Verdict> {
         let gate = self.gate;
         // Nothing is guarded but the turn, so a panic leaves nothing half done.
         let (_together, _alone) = if job.suspect {
@@ -320,7 +411,7 @@ impl JobThread<'_> {
             record_max: self.record_max,
             note_command: &|group, start| self.jobs.note_command(job, group, start),
         };
-        let verdict = self.work.attempt(&attempt, &mut self.staged);
+        let verdict = work.attempt(&attempt, &mut self.staged);
         while stop.is_condemned() {
             // Ended by us, with the process that is about to follow.
             std::thread::park();

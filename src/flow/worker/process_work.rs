@@ -1,13 +1,26 @@
 //! Workers that start a command for each job.
 
 use super::command::{CommandOutcome, CommandRunner, JobRef};
-use super::{Attempt, Verdict, Work};
+use super::{Attempt, ProcessWork, ThreadWork, Verdict, Work};
+use crate::flow::job::JobError;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::Staged;
 use std::convert::Infallible;
 
 impl Work for CommandRunner {
-    fn attempt(&self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
+    fn start(&self) -> Result<Box<dyn ProcessWork + '_>, JobError> {
+        Ok(Box::new(self))
+    }
+}
+
+impl ProcessWork for &CommandRunner {
+    fn thread(&self) -> Result<Box<dyn ThreadWork + '_>, JobError> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl ThreadWork for &CommandRunner {
+    fn attempt(&mut self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
         let job = JobRef {
             job: attempt.job.text,
             seq: attempt.job.seq,
