@@ -28,6 +28,8 @@ pub(crate) enum Report {
     /// It can't go on, and exits when it has finished what it has in hand. Starting it again would
     /// not help.
     Failed { code: u8, message: String },
+    /// It is about to exit because a job in it has timed out.
+    Overdue,
     /// It can't go on for this reason, and is about to exit. Another start may help.
     Dying { message: String },
 }
@@ -49,6 +51,11 @@ impl Reports {
     /// Says that this child is ready to work.
     pub(crate) fn ready(&self) {
         self.send(Report::Ready);
+    }
+
+    /// Says that this child ends itself because a job in it has timed out.
+    pub(crate) fn overdue(&self) {
+        self.send(Report::Overdue);
     }
 
     /// Says that no child like this one can go on. Main is told once.

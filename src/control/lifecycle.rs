@@ -12,6 +12,8 @@
 //!   later.
 //! - Dead workers and sources are started again only while no stop is under way; a dead buffer is
 //!   started once more during a stop, to flush.
+//! - A worker that has ended itself for a job that has timed out is started again at once, and no
+//!   death is counted for it.
 
 mod shutdown;
 mod terms;
@@ -69,6 +71,8 @@ enum Status {
     Running,
     /// It has said that it has no more to do.
     Finishing,
+    /// It has said that it ends itself to end a job that has timed out: no death, and no end either.
+    Overdue,
     /// A SIGKILL is on its way, on purpose.
     Killed,
     /// A SIGKILL is on its way, since it did not get ready: a death like any other.
@@ -88,6 +92,7 @@ impl Status {
             Status::Starting { .. }
             | Status::Running
             | Status::Finishing
+            | Status::Overdue
             | Status::Killed
             | Status::TooSlow => true,
             Status::Pausing { .. } | Status::Gone => false,
@@ -169,6 +174,7 @@ impl Lifecycle {
             Event::Ready(child) => self.ready(child),
             Event::Finished(child) => self.finishing(child),
             Event::Failed(child, code) => self.failing(child, code, now),
+            Event::Overdue(child) => self.overdue(child),
             Event::NotStarted(child) => self.ended(child, Ended::Crashed, now),
             Event::Reaped(child, how) => self.ended(child, how, now),
             Event::Time => {}
@@ -189,6 +195,7 @@ impl Lifecycle {
             }
             Status::Running
             | Status::Finishing
+            | Status::Overdue
             | Status::Killed
             | Status::TooSlow
             | Status::Gone => None,
@@ -269,6 +276,13 @@ impl Lifecycle {
         }
     }
 
+    fn overdue(&mut self, child: Child) {
+        let status = self.status(child);
+        if matches!(status, Status::Starting { .. } | Status::Running) {
+            *status = Status::Overdue;
+        }
+    }
+
     /// The stop begins at once: a child that has said so may yet hang on its way out, or be killed
     /// before it is gone.
     fn failing(&mut self, child: Child, code: ExitCode, now: Duration) {
@@ -284,6 +298,7 @@ impl Lifecycle {
         let before = std::mem::replace(self.status(child), Status::Gone);
         let in_order = match before {
             Status::Finishing => how == Ended::Clean,
+            Status::Overdue => return self.replace(child, now),
             // Not what it was told: it had not even begun.
             Status::TooSlow => false,
             Status::Starting { .. } | Status::Running | Status::Killed => {
@@ -307,6 +322,15 @@ impl Lifecycle {
             }
             // What it had in hand is in the spool.
             (Some(_), Child::Source | Child::Worker(_)) => {}
+        }
+    }
+
+    /// What ends for a job that has timed out has done as it should, and counts no death. Nor can
+    /// this become a spin: a time-out lies between any two.
+    fn replace(&mut self, child: Child, now: Duration) {
+        if self.stopping.is_none() {
+            *self.status(child) = Status::Pausing { until: now };
+            self.actions.push(Action::Say(Notice::Replacing(child)));
         }
     }
 

@@ -203,6 +203,7 @@ impl Supervisor<'_> {
                     match report {
                         Report::Ready => events.push(Event::Ready(child)),
                         Report::Finished => events.push(Event::Finished(child)),
+                        Report::Overdue => events.push(Event::Overdue(child)),
                         Report::Failed { code, message } => {
                             let words = words(message);
                             self.cause.get_or_insert(words.clone());
@@ -390,6 +391,9 @@ impl Supervisor<'_> {
                 self.launch.name(child),
                 pause.as_secs_f64()
             ),
+            Notice::Replacing(child) => {
+                log::info!("starting {} again: a job has timed out", self.launch.name(child));
+            }
             Notice::StartTooSlow(child) => {
                 log::error!("{} does not get ready; killing it", self.launch.name(child));
             }

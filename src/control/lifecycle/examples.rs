@@ -221,6 +221,30 @@ fn deaths_long_ago_do_not_count() {
 }
 
 #[test]
+fn a_worker_that_ends_for_a_timed_out_job_is_started_again_at_once_however_often() {
+    let mut story = Story::begin(true);
+    for how in [Ended::Clean, Ended::Crashed].into_iter().cycle().take(20) {
+        assert_eq!(story.after(10, Event::Overdue(FIRST)), []);
+        assert_eq!(story.then(Event::Reaped(FIRST, how)), [Action::Start(FIRST)]);
+        story.then(Event::Ready(FIRST));
+    }
+    assert_eq!((story.machine.failure(), story.machine.next_alarm()), (None, None));
+    assert_eq!(story.then(died(FIRST)), [], "a real death is counted, and paused after");
+    assert!(story.machine.next_alarm().is_some());
+}
+
+#[test]
+fn a_worker_that_ends_for_a_timed_out_job_during_a_stop_stays_ended() {
+    let mut story = Story::begin(false);
+    story.then(Event::Signal);
+    story.then(Event::Overdue(FIRST));
+    assert_eq!(story.then(ended(FIRST)), []);
+    story.then(ended(SECOND));
+    assert_eq!(story.then(ended(BUFFER)), [Action::Finish]);
+    assert!(!story.machine.has_killed() && story.machine.failure().is_none());
+}
+
+#[test]
 fn after_too_many_deaths_of_the_buffer_one_more_is_started_to_flush() {
     let mut story = Story::begin(false);
     for _ in 0..5 {

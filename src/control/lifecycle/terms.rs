@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Finished(Child),
     /// The child is about to exit because of this, and starting it again would not help.
     Failed(Child, ExitCode),
+    /// The worker is about to exit because a job in it has timed out, which only its end can end.
+    Overdue(Child),
     /// The child could not be started.
     NotStarted(Child),
     /// The child has ended and has been reaped. Clean: it has exited with 0.
@@ -78,6 +80,8 @@ pub(crate) enum Notice {
     KillingAll(usize),
     /// A child has died; it is started again after a pause.
     Restarting(Child, Duration),
+    /// A worker has ended because a job in it had timed out; another one is started at once.
+    Replacing(Child),
     /// It does not get ready.
     StartTooSlow(Child),
     /// Too many deaths.

@@ -12,6 +12,7 @@ pub(super) enum Promise {
     EveryPathEnds,
     SignalsAreCounted,
     NoRestartDuringStop,
+    OverdueIsNoDeath,
     OnlyWhatExists,
     NeverStuckNeverTicking,
     FactsForTheExitCode,
@@ -31,6 +32,8 @@ pub(super) enum Process {
     Finished,
     /// Has said that it has failed.
     Failed,
+    /// Has said that it ends itself for a job that has timed out.
+    Overdue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,6 +110,8 @@ struct Context {
     counted: bool,
     /// Who died in this step, and what was known of it, and was it in order?
     dead: Option<(Child, Seen, bool)>,
+    /// Who has ended in this step as it had said, for a job that has timed out.
+    overdue: Option<Child>,
     given_up: bool,
     killed: bool,
     broken: Vec<Broken>,
@@ -160,6 +165,7 @@ impl Witness {
             late: step.alarm.is_some_and(|alarm| step.now > alarm + LATE),
             counted: false,
             dead: None,
+            overdue: None,
             given_up: false,
             killed: false,
             broken: Vec::new(),
@@ -177,6 +183,7 @@ impl Witness {
             self.judge_order(step, &mut context);
             self.judge_time(step, &mut context);
             self.judge_facts(step, &mut context);
+            self.judge_overdue(step, &mut context);
         }
         if let Some(stop) = &mut self.stop {
             stop.last_buffer |= stop.all_by <= step.now;
@@ -203,6 +210,7 @@ impl Witness {
             Event::Ready(child) => self.seen(child).process = Process::Ready,
             Event::Finished(child) => self.seen(child).process = Process::Finished,
             Event::Failed(child, _) => self.seen(child).process = Process::Failed,
+            Event::Overdue(child) => self.seen(child).process = Process::Overdue,
             Event::NotStarted(child) => {
                 let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
                 context.dead = Some((child, seen, false));
@@ -211,7 +219,9 @@ impl Witness {
                 let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
                 let finished = seen.process == Process::Finished && !seen.slow;
                 let in_order = how == Ended::Clean && (seen.told || finished);
-                context.dead = Some((child, seen, in_order));
+                let overdue = seen.process == Process::Overdue && !seen.killed;
+                context.overdue = overdue.then_some(child);
+                context.dead = Some((child, seen, in_order || overdue));
             }
             Event::Time => {}
         }
@@ -457,6 +467,17 @@ impl Witness {
             Promise::NeverStuckNeverTicking,
             "all have finished, and nothing will ever happen",
         );
+    }
+
+    /// Is another one started at once, and nobody given up for it?
+    fn judge_overdue(&self, step: &Step, context: &mut Context) {
+        let Some(child) = context.overdue else { return };
+        let promise = Promise::OverdueIsNoDeath;
+        let started = step.actions.contains(&Action::Start(child));
+        let message = "a worker that was overdue is not started again at once";
+        context.demand(started || self.stop.is_some(), promise, message);
+        let message = "a worker that was overdue was given up";
+        context.demand(!context.given_up, promise, message);
     }
 
     /// What the exit code is made of. (Books from before this step were wiped.)
