@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct Config {
     /// Name of the pipeline; part of its fingerprint, and what the log calls it.
     pub name: String,
-    /// The list of jobs, if the pipeline has one; without it all workers are producers.
+    /// Where jobs come from, if the pipeline has any; without them all workers are producers.
     pub jobs: Option<Jobs>,
     /// The kinds of workers, in the order in which they were declared. At least one.
     pub workers: Vec<Worker>,
@@ -36,11 +36,40 @@ pub struct Config {
 
 /// Where jobs come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Jobs {
+pub enum Jobs {
+    /// The lines of a file, or of standard input.
+    List(List),
+    /// The files of a directory.
+    Directory(Directory),
+    /// A source that the program brings along.
+    Own(Own),
+}
+
+/// A list of jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
     /// The list, one job a line; blank lines are skipped.
     pub lines: Lines,
     /// Run the list again at this interval; `None`: once, and the run ends with the list.
     pub every: Option<Duration>,
+}
+
+/// A directory that files are dropped into; each is a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// The directory, which must be there.
+    pub path: PathBuf,
+    /// The run ends when no file is left; otherwise it waits for new ones.
+    pub once: bool,
+}
+
+/// What is known of a source that is an object, see [`crate::Source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// What messages call it; part of the pipeline's fingerprint.
+    pub name: String,
+    /// It comes to an end by itself.
+    pub finite: bool,
 }
 
 /// A list of lines.
@@ -50,6 +79,30 @@ pub enum Lines {
     File(PathBuf),
     /// The lines of standard input.
     Stdin,
+}
+
+impl Jobs {
+    /// The list, if it is one.
+    pub(crate) fn list(&self) -> Option<&List> {
+        match self {
+            Jobs::List(list) => Some(list),
+            Jobs::Directory(_) | Jobs::Own(_) => None,
+        }
+    }
+
+    /// Does the run end with its jobs?
+    pub(crate) fn is_finite(&self) -> bool {
+        match self {
+            Jobs::List(list) => list.every.is_none(),
+            Jobs::Directory(directory) => directory.once,
+            Jobs::Own(own) => own.finite,
+        }
+    }
+
+    /// Are the same jobs run again and again?
+    pub(crate) fn has_rounds(&self) -> bool {
+        self.list().is_some_and(|list| list.every.is_some())
+    }
 }
 
 /// One kind of worker.

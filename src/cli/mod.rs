@@ -96,6 +96,11 @@ const EXAMPLE: &str = r#"# A configuration of procsig. Check it with `procsig ch
 lines = "-"
 # Run the list again and again; without it, the run ends with the list.
 # every = "30s"
+# Or, in place of lines: each file of a directory is a job, its path; the file is moved to done/
+# in there when its results are written, to failed/ when it failed for good. Write a file elsewhere
+# and rename it into the directory.
+#   directory = "in/"
+#   once = true     # ends when no file is left; without it, it waits for new ones
 
 # What is done with a job; "ping" is the name that log and results show.
 [workers.ping]

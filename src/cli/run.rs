@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use super::args::RunArguments;
-use crate::config::Lines;
 use crate::config::raw::{self, KnownFunction, Loaded, Overrides};
+use crate::config::{Jobs, Lines};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::{log, pipeline};
@@ -104,7 +104,8 @@ fn from_file(
 /// Standard input as the list of jobs: only on request when it is a terminal, or a run without
 /// `--jobs` would seem to hang; and not when it is the file that results are appended to.
 fn check_standard_input(loaded: &Loaded, example: &str) -> Result<(), Error> {
-    let is_stdin = loaded.config.jobs.as_ref().is_some_and(|jobs| jobs.lines == Lines::Stdin);
+    let list = loaded.config.jobs.as_ref().and_then(Jobs::list);
+    let is_stdin = list.is_some_and(|list| list.lines == Lines::Stdin);
     if !is_stdin {
         return Ok(());
     }

@@ -9,6 +9,7 @@
 //! Each mistake is one line, `FILE:LINE:COLUMN: KEY: what is wrong and what is allowed`.
 
 mod files;
+mod jobs;
 mod resolve;
 mod values;
 mod worker;
@@ -159,6 +160,8 @@ struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 struct RawJobs {
     lines: Field<String>,
+    directory: Field<String>,
+    once: Field<bool>,
     every: Field<String>,
 }
 

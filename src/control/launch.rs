@@ -16,7 +16,9 @@ use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
 use crate::flow::queue::{bell, orphans, processes};
 use crate::flow::sink::file::FileSink;
-use crate::flow::source::{self, intake::Intake};
+use crate::flow::source::api::Source;
+use crate::flow::source::directory::DirectorySource;
+use crate::flow::source::{self, intake::Intake, own};
 use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::{self, Herald, Produce, Settings, Work};
 use crate::stop::Stop;
@@ -25,7 +27,7 @@ use crate::sys::spawn::{RUN_VARIABLE, run_marker, run_name};
 use crate::sys::{clock, proc_fs, process};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
@@ -57,6 +59,10 @@ pub(crate) struct Launch {
     sink: RefCell<FileSink>,
     /// Held for as long as the run lasts, for each source in turn.
     intake: Option<Intake>,
+    /// Where jobs come from, if that is no list. Used in the source's process alone.
+    own: Option<RefCell<Box<dyn Source>>>,
+    /// All that is left for a source is to acknowledge.
+    stopped: Cell<bool>,
     opening: Opening,
     run_id: u64,
 }
@@ -66,15 +72,30 @@ impl Launch {
     ///
     /// # Errors
     /// If a file can't be opened, is held by another daemon, or holds work of another pipeline.
-    pub(crate) fn prepare(config: Config, kinds: Vec<Kind>, run_id: u64) -> Result<Launch, Error> {
-        let (spool, sink) = prepare::prepare(&config, end_orphan)?;
-        if let Some(list) = &config.jobs {
+    pub(crate) fn prepare(
+        config: Config,
+        kinds: Vec<Kind>,
+        own: Option<Box<dyn Source>>,
+        run_id: u64,
+    ) -> Result<Launch, Error> {
+        let own = match &config.jobs {
+            Some(config::Jobs::Directory(directory)) => {
+                Some(Box::new(DirectorySource::new(directory)) as Box<dyn Source>)
+            }
+            Some(config::Jobs::List(_)) | None => None,
+            Some(config::Jobs::Own(_)) => own,
+        };
+        let acknowledged = own.as_ref().is_some_and(|source| source.acknowledges());
+        let (spool, sink) = prepare::prepare(&config, acknowledged, end_orphan)?;
+        let list = config.jobs.as_ref().and_then(config::Jobs::list);
+        if let Some(list) = list {
             source::check(&spool, list)?;
         }
         let opening = balance::open(&spool)?;
         let (spool, sink) = (Arc::new(spool), RefCell::new(sink));
-        let intake = config.jobs.as_ref().and_then(|list| Intake::open(&list.lines));
-        let launch = Launch { config, kinds, spool, sink, intake, opening, run_id };
+        let intake = list.and_then(|list| Intake::open(&list.lines));
+        let (own, stopped) = (own.map(RefCell::new), Cell::new(false));
+        let launch = Launch { config, kinds, spool, sink, intake, own, stopped, opening, run_id };
         launch.sign();
         Ok(launch)
     }
@@ -118,9 +139,26 @@ impl Launch {
         self.config.jobs.is_some()
     }
 
-    /// Does the run end with its list?
+    /// Does the run end with its jobs?
     pub(crate) fn is_finite(&self) -> bool {
-        self.config.jobs.as_ref().is_some_and(|list| list.every.is_none())
+        self.config.jobs.as_ref().is_some_and(config::Jobs::is_finite)
+    }
+
+    /// Does the source have to hear of each job before its slot is freed?
+    fn is_acknowledged(&self) -> bool {
+        self.own.as_ref().is_some_and(|source| source.borrow().acknowledges())
+    }
+
+    /// Are results forced to the disk at some time before the stop?
+    fn is_synced(&self) -> bool {
+        !matches!(self.config.output.sync, config::SyncPolicy::Never)
+    }
+
+    /// Is one more source needed, that acknowledges what was committed at the stop? From now on a
+    /// source does nothing else.
+    pub(crate) fn acknowledges_at_last(&self) -> bool {
+        self.stopped.set(true);
+        self.is_acknowledged() && own::has_unacknowledged(&self.spool, self.is_synced())
     }
 
     pub(crate) fn workers(&self) -> u16 {
@@ -200,8 +238,10 @@ impl Launch {
             format!("worker {name} ({processes} processes, {threads} threads each)")
         });
         let kinds: Vec<String> = kinds.collect();
-        let list = self.config.jobs.as_ref().map(|list| source::lines::name(&list.lines));
-        let list = list.map_or(String::new(), |list| format!("jobs from {}, ", list.display()));
+        let list = match &self.config.jobs {
+            None => String::new(),
+            Some(jobs) => format!("jobs from {}, ", origin(jobs)),
+        };
         let output = self.config.output.file.display();
         format!("{list}{}, results to {output}", kinds.join(", "))
     }
@@ -215,7 +255,9 @@ impl Launch {
     }
 
     fn balance(&self) -> Result<Balance, Error> {
-        let mut balance = balance::close(&self.spool, &self.opening)?;
+        let unacknowledged =
+            if self.is_acknowledged() { own::slots_in_use(&self.spool) } else { 0 };
+        let mut balance = balance::close(&self.spool, &self.opening, unacknowledged)?;
         if self.has_source() && !balance.complete && balance.jobs_left == 0 {
             // Nobody has looked into the list yet: what is in it was not counted.
             balance.jobs_left_exact = false;
@@ -278,7 +320,7 @@ impl Launch {
         main: Pid,
         ready: impl FnOnce(),
     ) -> Result<Outcome, Error> {
-        let Some(list) = &self.config.jobs else { return Ok(Outcome::Finished) };
+        let Some(jobs) = &self.config.jobs else { return Ok(Outcome::Finished) };
         self.restrict(Role::Source)?;
         let (interrupt, interrupter) =
             std::io::pipe().map_err(Error::system("can't create a pipe"))?;
@@ -289,8 +331,21 @@ impl Launch {
             let _written = std::io::Write::write(&mut (&interrupter), b"!");
         });
         child::listen(orders, main, stop.clone(), self.config.shutdown.deadline, || {})?;
-        let (intake, interrupt) = (self.intake.as_ref(), interrupt.as_fd());
-        let end = source::run(&self.spool, list, intake, entry.first, interrupt, &stop, ready)?;
+        let end = match (&self.own, jobs.list()) {
+            (Some(source), _) => {
+                let settings = own::Settings {
+                    name: &origin(jobs),
+                    synced: self.is_synced(),
+                    only_to_acknowledge: self.stopped.get(),
+                };
+                own::run(&self.spool, &mut **source.borrow_mut(), settings, &stop, ready)?
+            }
+            (None, Some(list)) => {
+                let (intake, interrupt) = (self.intake.as_ref(), interrupt.as_fd());
+                source::run(&self.spool, list, intake, entry.first, interrupt, &stop, ready)?
+            }
+            (None, None) => return Ok(Outcome::Finished),
+        };
         log::info!("stopped");
         Ok(match end {
             source::End::Stopped => Outcome::Stopped,
@@ -320,7 +375,7 @@ impl Launch {
             retry_delay: kind.settings.retry_delay,
             blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
             failures: self.config.output.format.has_failures(),
-            rounds: self.config.jobs.as_ref().is_some_and(|list| list.every.is_some()),
+            rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
         };
         let spool = Arc::clone(&self.spool);
         let stop = Stop::new(move || Jobs(&spool).wake_set(worker::sleepers(lane)));
@@ -369,6 +424,15 @@ impl Launch {
 
     fn restrict(&self, role: Role) -> Result<(), Error> {
         self.spool.restrict(role).map_err(Error::system("can't protect the spool"))
+    }
+}
+
+/// What messages call the place that jobs come from.
+fn origin(jobs: &config::Jobs) -> String {
+    match jobs {
+        config::Jobs::List(list) => source::lines::name(&list.lines).display().to_string(),
+        config::Jobs::Directory(directory) => directory.path.display().to_string(),
+        config::Jobs::Own(own) => own.name.clone(),
     }
 }
 

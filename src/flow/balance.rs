@@ -106,8 +106,13 @@ pub(crate) fn open(spool: &Spool) -> Result<Opening, Error> {
     Ok(Opening { published, kept, damaged, totals: books.totals })
 }
 
-/// Closes the books, when no process runs any more.
-pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> {
+/// Closes the books, when no process runs any more. `unacknowledged`: so many jobs are done, and the
+/// source does not know it.
+pub(crate) fn close(
+    spool: &Spool,
+    opening: &Opening,
+    unacknowledged: usize,
+) -> Result<Balance, Error> {
     let books = Commit::load(spool).believed(spool);
     let in_lanes: Vec<u64> =
         survey_lanes(spool, &books.lanes)?.iter().map(|survey| survey.end.records).collect();
@@ -139,7 +144,7 @@ pub(crate) fn close(spool: &Spool, opening: &Opening) -> Result<Balance, Error> 
         jobs_left: pending + position.left.unwrap_or(0),
         // Round 0: there is no list, or nothing of it was handed out.
         jobs_left_exact: position.left.is_some() || position.at_end || position.round == 0,
-        complete: position.at_end && pending == 0,
+        complete: position.at_end && pending == 0 && unacknowledged == 0,
         jobs_lost: jobs_lost(spool, &books, &position, pending),
         damaged: books.totals.torn > 0
             || books.boots > 0

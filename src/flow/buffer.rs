@@ -8,6 +8,7 @@
 mod recovery;
 
 use super::queue::commit::{Commit, Totals};
+use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
 use super::queue::{bell, ends};
@@ -163,10 +164,13 @@ impl Buffer<'_> {
                     // What comes from here on may be as old as this look.
                     self.oldest = Some(now);
                     self.flush(&pending.tails)?;
+                    if self.source_wants_sync() {
+                        self.sync()?;
+                    }
                     continue;
                 }
             }
-            if self.sync_at().is_some_and(|at| at <= now) {
+            if self.sync_at().is_some_and(|at| at <= now) || self.source_wants_sync() {
                 self.sync()?;
                 continue;
             }
@@ -294,14 +298,27 @@ impl Buffer<'_> {
         for lane in 0..self.spool.lanes() {
             bell::ring_after_fence(self.spool.lane_bell(lane));
         }
-        if self.source_waits() {
+        self.ring_source_after_fence();
+    }
+
+    fn ring_source_after_fence(&self) {
+        if self.source_wants() != 0 {
             bell::ring_after_fence(&self.spool.bells().source);
         }
     }
 
+    fn source_wants(&self) -> u32 {
+        self.spool.bells().source_waits.load(Ordering::SeqCst)
+    }
+
     /// Does the source wait for a commit?
     fn source_waits(&self) -> bool {
-        self.spool.bells().source_waits.load(Ordering::SeqCst) != 0
+        self.source_wants() & (SOURCE_WAITS_FLUSH | SOURCE_WAITS_SYNC) != 0
+    }
+
+    /// Does the source wait for a sync that there is something for?
+    fn source_wants_sync(&self) -> bool {
+        self.dirty && self.source_wants() & SOURCE_WAITS_SYNC != 0
     }
 
     /// When the next sync is due, if something is to be synced.
@@ -331,6 +348,8 @@ impl Buffer<'_> {
         self.sync_spool()?;
         self.synced = clock::now();
         self.dirty = false;
+        full_fence();
+        self.ring_source_after_fence();
         Ok(())
     }
 
@@ -378,14 +397,15 @@ impl Buffer<'_> {
 
     /// Would a writer have rung since the lanes were looked at?
     fn was_rung_for(&self) -> bool {
-        (0..self.spool.lanes()).any(|lane| {
+        let lane_waits = (0..self.spool.lanes()).any(|lane| {
             let (producer, consumer) = (self.spool.producer(lane), self.spool.consumer(lane));
             self.tail(lane).is_some_and(|tail| {
                 ends::has_come(producer, consumer)
                     || (tail > self.books.lanes[lane].offset && self.source_waits())
                     || self.waits_for_room(lane)
             })
-        })
+        });
+        lane_waits || self.source_wants_sync()
     }
 
     /// Does the lane's worker wait for room that a flush would give it? One that has died waiting

@@ -9,12 +9,12 @@ use super::queue::position::ListPosition;
 use super::queue::repair::{give_up_damaged, repair};
 use super::queue::settle::Orphan;
 use super::queue::spool::Spool;
-use super::rebuild::rebuild;
+use super::rebuild::{Plan, rebuild};
 use super::sink::Sink;
 use super::sink::file::FileSink;
-use super::source::lines;
 use super::source::refill::refill;
-use crate::config::{Config, Lines, Run};
+use super::source::{directory, lines};
+use crate::config::{Config, Jobs as Origin, Lines, Run};
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, spawn};
@@ -30,12 +30,14 @@ const LANES_BYTES: u64 = 64 << 20;
 const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 
 /// Opens what the pipeline writes. `end` ends commands that an earlier run has left behind.
+/// `acknowledged`: the source has to hear of each job before its slot is freed.
 ///
 /// # Errors
 /// If something can't be opened, is held by another daemon, or holds work of another pipeline. What
 /// is kept in the spool is as it was then.
 pub(crate) fn prepare(
     config: &Config,
+    acknowledged: bool,
     mut end: impl FnMut(Orphan),
 ) -> Result<(Spool, FileSink), Error> {
     check_list(config)?;
@@ -63,7 +65,7 @@ pub(crate) fn prepare(
                 end(orphan);
             }
         })?;
-        if let Some(list) = config.jobs.as_ref().filter(|_| !same_boot) {
+        if let Some(list) = config.jobs.as_ref().and_then(Origin::list).filter(|_| !same_boot) {
             refill(spool, list)?;
         }
         give_up_damaged(spool);
@@ -72,7 +74,8 @@ pub(crate) fn prepare(
         Some(spool) if keeps && spool.layout.geometry == geometry => spool,
         Some(spool) if keeps => {
             let policy = Policy { flush: config.buffer, sync: config.output.sync };
-            rebuild(&spool, &path, geometry, fingerprint, (&mut sink, policy))?
+            let plan = Plan { geometry, fingerprint, with_done: acknowledged };
+            rebuild(&spool, &path, &plan, (&mut sink, policy))?
         }
         other => {
             let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
@@ -89,14 +92,18 @@ pub(crate) fn prepare(
         }
     };
     if config.fresh {
-        forget(&spool);
+        forget(&spool, acknowledged);
     }
     Ok((spool, sink))
 }
 
-/// A list that is run again and again must be one that can be read again.
+/// A list that is run again and again must be one that can be read again; a directory must be there.
 fn check_list(config: &Config) -> Result<(), Error> {
-    let Some(list) = &config.jobs else { return Ok(()) };
+    let list = match &config.jobs {
+        Some(Origin::List(list)) => list,
+        Some(Origin::Directory(directory)) => return directory::check(directory),
+        Some(Origin::Own(_)) | None => return Ok(()),
+    };
     let regular = lines::is_regular(&list.lines).map_err(|error| {
         let name = lines::name(&list.lines).display();
         Error::Config(format!("{name}: can't read the list of jobs: {error}"))
@@ -179,10 +186,18 @@ fn fingerprint(config: &Config) -> u64 {
     };
     let mut parts: Vec<Vec<u8>> =
         vec![absolute(&config.output.file), vec![config.output.format.terminator()]];
-    match config.jobs.as_ref().map(|list| &list.lines) {
+    match &config.jobs {
         None => parts.push(b"no list".to_vec()),
-        Some(Lines::Stdin) => parts.push(b"standard input".to_vec()),
-        Some(Lines::File(path)) => parts.push(absolute(path)),
+        Some(Origin::List(list)) => match &list.lines {
+            Lines::Stdin => parts.push(b"standard input".to_vec()),
+            Lines::File(path) => parts.push(absolute(path)),
+        },
+        Some(Origin::Directory(directory)) => {
+            parts.extend([b"directory".to_vec(), absolute(&directory.path)]);
+        }
+        Some(Origin::Own(own)) => {
+            parts.extend([b"own source".to_vec(), own.name.clone().into_bytes()]);
+        }
     }
     for worker in &config.workers {
         parts.push(worker.name.clone().into_bytes());
@@ -270,8 +285,9 @@ fn end_leftovers(spool: &Spool) {
     }
 }
 
-/// Forgets the kept jobs and the place in the list. What is published already stays.
-fn forget(spool: &Spool) {
+/// Forgets the kept jobs and the place in the list. What is published already stays; so does, with
+/// `acknowledged`, what the source is still to hear of.
+fn forget(spool: &Spool, acknowledged: bool) {
     let jobs = Jobs(spool);
     let kept = jobs.pending();
     let (generation, position) = ListPosition::load(spool);
@@ -282,7 +298,9 @@ fn forget(spool: &Spool) {
     // First that the list begins anew: killed in between, what is not forgotten yet is run before it.
     begin.store(spool, generation + 1);
     for index in (0..jobs.len()).filter(|index| jobs.phase(*index) != Phase::Free) {
-        jobs.forget(index);
+        if !(acknowledged && jobs.is_done(index)) {
+            jobs.forget(index);
+        }
     }
 }
 

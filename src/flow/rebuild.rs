@@ -9,7 +9,7 @@
 
 use super::buffer::{self, Policy};
 use super::queue::commit::Commit;
-use super::queue::jobs::Jobs;
+use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
 use super::queue::spool::Spool;
@@ -20,6 +20,15 @@ use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use std::path::Path;
 
+/// What the new spool is to be.
+pub(crate) struct Plan {
+    pub geometry: Geometry,
+    pub fingerprint: u64,
+    /// Jobs that are done, in slots that are not freed yet, are kept as well: the source has to hear of
+    /// them.
+    pub with_done: bool,
+}
+
 /// Moves what is kept in `old`, in which nothing runs and everything is settled, into a new spool
 /// of this geometry under the same name.
 ///
@@ -29,13 +38,16 @@ use std::path::Path;
 pub(crate) fn rebuild(
     old: &Spool,
     path: &Path,
-    geometry: Geometry,
-    fingerprint: u64,
+    plan: &Plan,
     (sink, policy): (&mut FileSink, Policy),
 ) -> Result<Spool, Error> {
+    let &Plan { geometry, fingerprint, with_done } = plan;
     let kept: Vec<usize> = {
         let jobs = Jobs(old);
-        (0..jobs.len()).filter(|index| jobs.is_pending(*index)).collect()
+        let is_kept = |index: &usize| {
+            jobs.is_pending(*index) || (with_done && jobs.phase(*index) != Phase::Free)
+        };
+        (0..jobs.len()).filter(is_kept).collect()
     };
     let longest = kept.iter().map(|index| Jobs(old).text(*index).len()).max().unwrap_or(0);
     if kept.len() > geometry.slots as usize || longest > geometry.job_bytes as usize {
@@ -61,6 +73,10 @@ pub(crate) fn rebuild(
     Spool::create(path, geometry, fingerprint, Some(old), |new| {
         for (index, from) in kept.iter().enumerate() {
             Jobs(new).adopt(index, &Jobs(old), *from);
+            if Jobs(old).is_done(*from) {
+                // By what was just written to the output, and synced.
+                Jobs(new).adopt_done(index, &Jobs(old), *from);
+            }
         }
         position.store(new, 1);
         let Commit { totals, boots, .. } = Commit::load(old);

@@ -12,15 +12,14 @@ use ::log::LevelFilter;
 use toml::Spanned;
 
 use super::super::{
-    Buffer, Config, Jobs, Lines, Log, LogFormat, Output, Restart, Run, Shutdown, Spool, SyncPolicy,
-    Worker,
+    Buffer, Config, Log, LogFormat, Output, Restart, Run, Shutdown, Spool, SyncPolicy, Worker,
 };
-use super::files::{UsedFile, job_list_mistake, same_files};
+use super::files::{UsedFile, same_files};
 use super::values::{self, Amount, Environment};
 use super::worker::{Kinds, KnownFunction};
 use super::{
-    Field, Loaded, Overrides, RawBuffer, RawConfig, RawJobs, RawLog, RawOutput, RawRestart,
-    RawShutdown, RawSpool, place,
+    Field, Loaded, Overrides, RawBuffer, RawConfig, RawLog, RawOutput, RawRestart, RawShutdown,
+    RawSpool, place,
 };
 use crate::error::Error;
 
@@ -52,7 +51,7 @@ impl Origin {
         Origin { label: label.to_owned(), place: Place::File }
     }
 
-    fn option(label: &str) -> Origin {
+    pub(super) fn option(label: &str) -> Origin {
         Origin { label: label.to_owned(), place: Place::Option }
     }
 }
@@ -201,7 +200,7 @@ impl Resolver<'_> {
     }
 
     /// A path, relative to the file's folder.
-    fn path(&mut self, key: &str, field: &Field<String>) -> Option<(PathBuf, Origin)> {
+    pub(super) fn path(&mut self, key: &str, field: &Field<String>) -> Option<(PathBuf, Origin)> {
         let path = self.parsed(key, field, |text| match text {
             "" => Err("the path is empty".to_owned()),
             path => Ok(PathBuf::from(path)),
@@ -210,7 +209,7 @@ impl Resolver<'_> {
         Some((self.beside_file(&path), origin))
     }
 
-    fn beside_file(&self, path: &Path) -> PathBuf {
+    pub(super) fn beside_file(&self, path: &Path) -> PathBuf {
         let folder = self.file.and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
         folder.join(path)
     }
@@ -283,35 +282,6 @@ impl Resolver<'_> {
             return;
         };
         self.mistake(&given, "no worker takes jobs: each of them is a producer");
-    }
-
-    /// The list, and whether it is standard input only because nobody named one.
-    fn jobs(&mut self, raw: Option<&RawJobs>, files: &mut Vec<UsedFile>) -> (Jobs, bool) {
-        let every =
-            raw.and_then(|raw| self.parsed("jobs.every", &raw.every, values::positive_duration));
-        let every = self.overrides.every.or(every);
-        let named = match (&self.overrides.jobs, raw) {
-            (Some(lines), _) => Some((lines.clone(), Origin::option("--jobs"))),
-            (None, Some(raw)) => self.lines(&raw.lines),
-            (None, None) => None,
-        };
-        let Some((lines, origin)) = named else {
-            return (Jobs { lines: Lines::Stdin, every }, true);
-        };
-        if let Lines::File(path) = &lines {
-            if let Some(message) = job_list_mistake(path) {
-                self.mistake(&origin, &message);
-            }
-            files.push(UsedFile::new(origin, path));
-        }
-        (Jobs { lines, every }, false)
-    }
-
-    fn lines(&mut self, field: &Field<String>) -> Option<(Lines, Origin)> {
-        let (path, origin) = self.path("jobs.lines", field)?;
-        // By its text: as a path, "./-" would be equal, and that is how to name such a file.
-        let is_stdin = path.as_os_str() == self.beside_file(Path::new("-")).as_os_str();
-        Some((if is_stdin { Lines::Stdin } else { Lines::File(path) }, origin))
     }
 
     fn output(&mut self, raw: &RawOutput, files: &mut Vec<UsedFile>) -> Output {

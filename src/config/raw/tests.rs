@@ -1,7 +1,7 @@
 //! A file or a command line in, a configuration or its mistakes out.
 
 use super::*;
-use crate::config::{Run, SyncPolicy};
+use crate::config::{Jobs, Run, SyncPolicy};
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
@@ -102,7 +102,7 @@ fn every_key_of_the_interface_is_understood() {
     assert_eq!(warnings.len(), 5, "{warnings:#?}");
     assert!(warnings[0].starts_with("output.rotate_bytes has no effect yet in this version"));
     assert_eq!(config.name, "pings");
-    let jobs = config.jobs.unwrap();
+    let jobs = config.jobs.as_ref().and_then(Jobs::list).unwrap();
     assert_eq!(jobs.lines, Lines::File(files.path("hosts.txt")));
     assert_eq!(jobs.every, Some(Duration::from_secs(30)));
     let worker = &config.workers[0];
@@ -136,7 +136,7 @@ fn what_is_left_out_has_its_default() {
     assert!(loaded.warnings.is_empty());
     let config = loaded.config;
     assert_eq!(config.name, "pings");
-    assert_eq!(config.jobs.unwrap().lines, Lines::Stdin);
+    assert_eq!(config.jobs.as_ref().and_then(Jobs::list).unwrap().lines, Lines::Stdin);
     assert_eq!(config.output.file, files.path("results.jsonl"));
     assert_eq!(config.output.sync, SyncPolicy::Every(Duration::from_secs(1)));
     let run = config.workers[0].run.clone();
@@ -165,8 +165,8 @@ fn options_override_keys() {
     let loaded = Files::new(COMPLETE).load_with(&overrides).unwrap();
     assert!(!loaded.jobs_by_default);
     let config = loaded.config;
-    let jobs = config.jobs.unwrap();
-    assert_eq!((jobs.lines, jobs.every), (Lines::Stdin, overrides.every));
+    let jobs = config.jobs.as_ref().and_then(Jobs::list).unwrap();
+    assert_eq!((&jobs.lines, jobs.every), (&Lines::Stdin, overrides.every));
     // Relative to the working directory, not to the file.
     assert_eq!(Some(config.output.file), overrides.output);
     assert_eq!((config.spool.file, config.log.file), (overrides.spool, overrides.log_file));

@@ -117,6 +117,11 @@ impl Commit {
         )
     }
 
+    /// The generation of the newest commit, or of one that is being stored: has anything changed?
+    pub(crate) fn generation(spool: &Spool) -> u64 {
+        record::begun(&spool.mapping, spool.layout.commit)
+    }
+
     /// Was something committed once, and no record of it is whole? To be asked when nobody commits.
     ///
     /// A first commit that is only half stored is none: its batch is in the intent.

@@ -37,6 +37,9 @@ pub(crate) struct Claimed {
     state: u64,
 }
 
+/// See [`Slot::started`].
+const FAILED: u64 = 1;
+
 /// What looking for a job came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
@@ -215,6 +218,13 @@ impl Jobs<'_> {
         }
     }
 
+    /// Makes an adopted job done, as it was in the other spool: its results are committed.
+    pub(crate) fn adopt_done(&self, index: usize, from: &Jobs<'_>, old: usize) {
+        let started = from.slot(old).started.load(Ordering::Relaxed);
+        self.slot(index).started.store(started, Ordering::Relaxed);
+        self.make_done(index);
+    }
+
     /// The slot at which the next one who claims begins to look.
     pub(crate) fn next_claimed(&self) -> usize {
         self.0.bells().jobs_hint.load(Ordering::Relaxed) as usize % self.len()
@@ -315,7 +325,7 @@ impl Jobs<'_> {
             let deaths = Deaths::of(slot);
             slot.deaths.store(Deaths::UNDER_WAY | (deaths.counted + 1), Ordering::Relaxed);
         }
-        slot.started.store(clock::nanos(clock::wall()), Ordering::Release);
+        slot.started.store(clock::nanos(clock::wall()) & !FAILED, Ordering::Release);
     }
 
     /// Takes back what [`Jobs::begin`] has counted: the worker has survived the attempt.
@@ -323,6 +333,17 @@ impl Jobs<'_> {
         if alone {
             Deaths::of(self.slot(job.slot)).take_back(self.slot(job.slot));
         }
+    }
+
+    /// Notes that what is about to be published of the job says that it has failed for good; for the
+    /// source, once it is done. If it is not published after all, the next attempt knows nothing of it.
+    pub(crate) fn note_failed(&self, job: &Claimed) {
+        self.slot(job.slot).started.fetch_or(FAILED, Ordering::Relaxed);
+    }
+
+    /// Has the job of a done slot failed for good?
+    pub(crate) fn has_failed(&self, index: usize) -> bool {
+        self.slot(index).started.load(Ordering::Relaxed) & FAILED != 0
     }
 
     /// Notes the process group of the job's command, so that whoever settles this slot after our

@@ -225,13 +225,20 @@ pub(crate) struct Bells {
     apart: [AtomicU32; 13],
     /// The source sleeps on it while no slot is free.
     pub source: AtomicU32,
-    /// Nonzero: no job is ready, and all that the source waits for are commits of done ones.
+    /// What the source, asleep, waits for: the sum of [`SOURCE_WAITS_FLUSH`] and the two after it.
     pub source_waits: AtomicU32,
     apart_again: [AtomicU32; 14],
     /// The buffer sleeps on it.
     pub buffer: AtomicU32,
     apart_at_last: [AtomicU32; 15],
 }
+
+/// No job is ready, and all that the source waits for are commits of done ones: a reason to flush.
+pub(crate) const SOURCE_WAITS_FLUSH: u32 = 1;
+/// And they must be synced: a reason to sync as well.
+pub(crate) const SOURCE_WAITS_SYNC: u32 = 2;
+/// It has time, but wants to hear of each commit and each sync.
+pub(crate) const SOURCE_LISTENS: u32 = 4;
 
 /// The worker of a lane sleeps on it while the lane is full.
 #[repr(C)]
@@ -268,7 +275,8 @@ pub(crate) struct Slot {
     pub put_back: AtomicU64,
     /// Nonzero: used up; its next claimer publishes the failure. See [`super::jobs::Reason`].
     pub reason: AtomicU64,
-    /// When the present attempt began: wall time in nanoseconds; 0: it has not.
+    /// When the present attempt began: wall time in nanoseconds, an even number; 0: it has not. The
+    /// lowest bit: what is published of the job says that it has failed for good.
     pub started: AtomicU64,
     /// Process group of the job's command, 0 if there is none.
     pub command: AtomicU64,

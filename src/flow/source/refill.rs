@@ -22,7 +22,7 @@ use std::os::fd::AsFd;
 ///
 /// # Errors
 /// If the list or the lanes can't be read.
-pub(crate) fn refill(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
+pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
     let path = name(&list.lines);
     if !is_regular(&list.lines).is_ok_and(|regular| regular) {
         return Ok(());
@@ -62,7 +62,7 @@ pub(crate) fn refill(spool: &Spool, list: &config::Jobs) -> Result<(), Error> {
         }
         let Some(index) = free.next() else { break };
         let (offset, prefix) = reader.position();
-        let reason = super::reason_of(too_long);
+        let reason = super::hand_out::reason_of(too_long);
         jobs.fill(index, &NewJob { text: &line, seq, round, offset, prefix, reason });
         again += 1;
     }
@@ -130,11 +130,11 @@ mod tests {
     const JOBS: u64 = 8;
 
     /// Jobs handed out, and the place saved behind the third; the sixth is done.
-    fn handed_out(directory: &std::path::Path) -> (Spool, config::Jobs) {
+    fn handed_out(directory: &std::path::Path) -> (Spool, config::List) {
         let path = directory.join("jobs.txt");
         let lines: String = (1..=20).map(|seq| format!("job-{seq:02}\n")).collect();
         std::fs::write(&path, &lines).expect("write");
-        let list = config::Jobs { lines: config::Lines::File(path), every: None };
+        let list = config::List { lines: config::Lines::File(path), every: None };
         let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 10, job_bytes: 64 };
         let spool =
             Spool::create(&directory.join("spool"), geometry, 7, None, |_| {}).expect("spool");

@@ -433,6 +433,9 @@ impl JobThread<'_> {
     fn publish_staged(&self, job: &Claimed, kind: Kind) -> Result<(), TooLarge> {
         let result_end = self.jobs.result_end(job);
         let finish = Finish { kind, seq: job.seq, round: job.round, result_end };
+        if kind == Kind::JobFailed {
+            self.jobs.note_failed(job);
+        }
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         lane.publish(&self.staged, Some(finish))
     }

@@ -1,0 +1,345 @@
+//! The files of a directory, as jobs: each is handed out as its path, and moved into `done/` or
+//! `failed/` when the results of its job are committed.
+//!
+//! # Which files
+//! Regular ones whose names don't begin with a dot and don't end as names of files that are still
+//! being written do. What is there at the start is taken by name; what comes later, when it is
+//! renamed into the directory, or closed by its writer, in that order. Nothing is polled: the kernel
+//! tells (inotify).
+//!
+//! # One file, one job
+//! A file is known by its name and by what stays the same while it exists: its inode and the time of
+//! its creation ([`identity`]), which is the position of its job. So a file that is dropped under the
+//! name of one that is not done yet is a job of its own; and one that takes the name of a done one
+//! before that is moved is not moved in its place.
+//!
+//! A directory is synced after files were moved, before their jobs are forgotten: no moved file comes
+//! back by a loss of power.
+
+use super::api::{Done, Next, Resume, Source, SourceError, Wait};
+use crate::config;
+use crate::error::Error;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxFlags, renameat_with, statx};
+use rustix::io::Errno;
+use std::collections::{HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const DONE: &str = "done";
+const FAILED: &str = "failed";
+
+/// Ends of the names that programs give to files which are not whole yet.
+const TEMPORARY: [&str; 4] = ["~", ".tmp", ".part", ".partial"];
+
+/// Files of one name in `done/` at the most.
+const SAME_NAME_MAX: u32 = 1_000_000;
+
+/// A file at one moment of its life in the directory.
+type Known = (OsString, u64);
+
+pub(crate) struct DirectorySource {
+    path: PathBuf,
+    once: bool,
+    job_bytes_max: usize,
+    watch: Option<OwnedFd>,
+    /// Found, and not handed out.
+    queue: VecDeque<Known>,
+    /// In the queue, handed out and not moved yet, or to be left alone.
+    known: HashSet<Known>,
+}
+
+/// Finds out, before anything is started, whether files can be taken from there.
+///
+/// # Errors
+/// If it is no directory.
+pub(crate) fn check(directory: &config::Directory) -> Result<(), Error> {
+    let name = directory.path.display();
+    match std::fs::metadata(&directory.path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Error::Config(format!("{name}: no directory, so no files come from there"))),
+        Err(error) => Err(Error::Config(format!("{name}: can't read the directory: {error}"))),
+    }
+}
+
+impl DirectorySource {
+    pub(crate) fn new(directory: &config::Directory) -> DirectorySource {
+        DirectorySource {
+            path: directory.path.clone(),
+            once: directory.once,
+            job_bytes_max: 0,
+            watch: None,
+            queue: VecDeque::new(),
+            known: HashSet::new(),
+        }
+    }
+
+    /// Looks for files that are not known yet.
+    fn scan(&mut self) -> Result<(), SourceError> {
+        let entries = std::fs::read_dir(&self.path).map_err(|error| self.gone(&error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            // Saves a look at what is none; where the type is not known it is looked up.
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                names.push(entry.file_name());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            self.find(name)?;
+        }
+        Ok(())
+    }
+
+    /// There may be a file of this name.
+    fn find(&mut self, name: OsString) -> Result<(), SourceError> {
+        if name.as_bytes().starts_with(b".")
+            || TEMPORARY.iter().any(|end| name.as_bytes().ends_with(end.as_bytes()))
+        {
+            return Ok(());
+        }
+        let path = self.path.join(&name);
+        // Gone already, or no regular file.
+        let Some(identity) = identity(&path)? else { return Ok(()) };
+        let known = (name, identity);
+        if self.known.contains(&known) {
+            return Ok(());
+        }
+        if path.as_os_str().len() > self.job_bytes_max {
+            log::warn!(
+                "{}: left alone: as a job it is longer than {} bytes; raise [spool] job_bytes",
+                path.display(),
+                self.job_bytes_max
+            );
+        } else {
+            self.queue.push_back(known.clone());
+        }
+        self.known.insert(known);
+        Ok(())
+    }
+
+    /// Begins to listen. What happens from now on is told.
+    fn watch(&mut self) -> Result<(), SourceError> {
+        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .map_err(|error| SourceError::retry(format!("can't watch the directory: {error}")))?;
+        let events = WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        match inotify::add_watch(&watch, &self.path, events) {
+            Ok(_) => self.watch = Some(watch),
+            Err(Errno::NOSPC) => {
+                return Err(SourceError::retry(
+                    "can't watch the directory: the user has used up \
+                     /proc/sys/fs/inotify/max_user_watches",
+                ));
+            }
+            Err(error) => return Err(self.gone(&error.into())),
+        }
+        Ok(())
+    }
+
+    /// Takes in what has been told, without waiting.
+    fn listen(&mut self) -> Result<(), SourceError> {
+        let Some(watch) = self.watch.take() else { return Ok(()) };
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 8192];
+        let (mut names, mut overflow, mut gone) = (Vec::new(), false, false);
+        let mut reader = inotify::Reader::new(watch.as_fd(), &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    overflow |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+                    let ends = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED;
+                    gone |= event.events().intersects(ends);
+                    names.extend(
+                        event.file_name().map(|name| OsString::from_vec(name.to_bytes().to_vec())),
+                    );
+                }
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        self.watch = Some(watch);
+        if gone {
+            return Err(self.gone(&io::Error::other("it was moved away or removed")));
+        }
+        for name in names {
+            self.find(name)?;
+        }
+        if overflow { self.scan() } else { Ok(()) }
+    }
+
+    fn gone(&self, error: &io::Error) -> SourceError {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::Other => {
+                SourceError::fatal(format!(
+                    "can't take files from this directory: {error}. What was handed out is done or \
+                     kept; give the same directory again to go on"
+                ))
+            }
+            _ => SourceError::retry(format!("can't read the directory: {error}")),
+        }
+    }
+
+    /// Moves a file whose job has ended, if it is still the one that was handed out.
+    fn put_away(&mut self, job: &Done) -> Result<(), SourceError> {
+        let name = name_of(&job.job);
+        self.known.remove(&(name.to_owned(), job.position));
+        let path = self.path.join(name);
+        let Some(found) = identity(&path)? else {
+            log::debug!("{}: gone before it could be moved away", path.display());
+            return Ok(());
+        };
+        if found != job.position {
+            // Somebody has dropped another one under its name, which is a job of its own.
+            return self.find(name.to_owned());
+        }
+        let folder = self.path.join(if job.failed { FAILED } else { DONE });
+        match move_into(&path, &folder, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folder(&folder)?;
+                move_into(&path, &folder, name)
+            }
+            moved => moved,
+        }
+        .or_else(|error| match error.kind() {
+            // It is its owner's to move.
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(SourceError::retry(format!(
+                "can't move {} into {}: {error}",
+                path.display(),
+                folder.display()
+            ))),
+        })
+    }
+
+    fn sync(&self, failed: bool) -> io::Result<()> {
+        let folder = self.path.join(if failed { FAILED } else { DONE });
+        match File::open(folder) {
+            Ok(folder) => folder.sync_all()?,
+            // Nothing was moved: all were gone already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Source for DirectorySource {
+    fn open(&mut self, resume: &Resume<'_>) -> Result<(), SourceError> {
+        self.job_bytes_max = resume.job_bytes_max();
+        self.queue.clear();
+        let in_hand = resume.in_hand().iter();
+        self.known = in_hand.map(|job| (name_of(&job.job).to_owned(), job.position)).collect();
+        if resume.only_to_acknowledge() {
+            return Ok(());
+        }
+        for folder in [DONE, FAILED] {
+            make_folder(&self.path.join(folder)).map_err(|error| self.gone(&error))?;
+        }
+        if !self.once {
+            self.watch()?;
+        }
+        self.scan()
+    }
+
+    fn next(&mut self, wait: &Wait<'_>, job: &mut Vec<u8>) -> Result<Next, SourceError> {
+        self.listen()?;
+        if self.queue.is_empty() && self.once {
+            self.scan()?;
+        }
+        let Some((name, identity)) = self.queue.pop_front() else {
+            let Some(watch) = self.watch.as_ref().filter(|_| !self.once) else {
+                return Ok(Next::End);
+            };
+            wait.readable(watch.as_fd(), Duration::MAX)?;
+            return Ok(Next::After(Duration::ZERO));
+        };
+        job.extend_from_slice(self.path.join(name).as_os_str().as_bytes());
+        Ok(Next::Job(identity))
+    }
+
+    fn acknowledge(&mut self, done: &[Done]) -> Result<(), SourceError> {
+        for job in done {
+            self.put_away(job)?;
+        }
+        for failed in [false, true] {
+            if done.iter().any(|job| job.failed == failed) {
+                self.sync(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_finite(&self) -> bool {
+        self.once
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// The name of the file that a job means: what stands behind the last `/`, which no name has.
+fn name_of(job: &[u8]) -> &OsStr {
+    let start = job.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    OsStr::from_bytes(&job[start..])
+}
+
+/// What a regular file keeps for as long as it exists, under whatever name, and hardly shares with
+/// any that comes after it. `None`: there is no such file.
+fn identity(path: &Path) -> io::Result<Option<u64>> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::BTIME;
+    let stat = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let kind = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode));
+    // An inode can be given to the next file as soon as this one is gone. Where the file system
+    // knows no time of creation, it is all there is.
+    let born = stat.stx_btime;
+    let words = [stat.stx_ino, born.tv_sec.cast_unsigned(), born.tv_nsec.into()];
+    let mixed = words.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, word| {
+        let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^ hash >> 32
+    });
+    Ok(kind.is_file().then_some(mixed))
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Moves a file into a folder of the same directory, under a name of its own there.
+fn move_into(path: &Path, folder: &Path, name: &OsStr) -> io::Result<()> {
+    let mut target = folder.join(name);
+    for number in 1..SAME_NAME_MAX {
+        match renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            // A file system that can't do both at once. Nobody else moves files into there.
+            Err(Errno::INVAL) if target.symlink_metadata().is_err() => {
+                return std::fs::rename(path, &target);
+            }
+            Err(Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut other = name.to_owned();
+        other.push(format!(".{number}"));
+        target = folder.join(other);
+    }
+    Err(io::Error::other(format!("there are {SAME_NAME_MAX} files of this name already")))
+}
