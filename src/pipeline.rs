@@ -46,7 +46,7 @@ use std::time::Duration;
 #[must_use = "a pipeline does nothing until it is run"]
 pub struct Pipeline {
     name: String,
-    jobs: Option<config::Jobs>,
+    jobs: Option<source::Jobs>,
 }
 
 type JobsFactory<T> = Box<dyn FnOnce(Encode<T>) -> Task>;
@@ -63,6 +63,7 @@ pub struct Workers<T> {
 pub struct Ready {
     config: Config,
     kinds: Vec<Kind>,
+    own: Option<Box<dyn source::Source>>,
 }
 
 impl Pipeline {
@@ -71,9 +72,10 @@ impl Pipeline {
         Pipeline { name: name.into(), jobs: None }
     }
 
-    /// Where the jobs come from. Without it there are only producers.
-    pub fn jobs(mut self, list: source::List) -> Pipeline {
-        self.jobs = Some(list.0);
+    /// Where the jobs come from: one of [`source`], or a [`Source`](source::Source) of your own. Without
+    /// it there are only producers.
+    pub fn jobs(mut self, jobs: impl Into<source::Jobs>) -> Pipeline {
+        self.jobs = Some(jobs.into());
         self
     }
 
@@ -213,9 +215,11 @@ impl<T: 'static> Workers<T> {
             task: factory(encode.clone()),
         };
         let kinds: Vec<Kind> = kinds.into_iter().map(with_encoder).collect();
+        let jobs = pipeline.jobs.map(|source::Jobs { config, own }| (config, own));
+        let (jobs, own) = jobs.map_or((None, None), |(config, own)| (Some(config), own));
         let config = Config {
             name: pipeline.name,
-            jobs: pipeline.jobs,
+            jobs,
             workers: kinds.iter().map(|kind| kind.settings.clone()).collect(),
             buffer: config::Buffer::default(),
             output: sink::private::Sealed::output(sink),
@@ -225,7 +229,7 @@ impl<T: 'static> Workers<T> {
             log: config::Log::default(),
             fresh: false,
         };
-        Ready { config, kinds }
+        Ready { config, kinds, own }
     }
 }
 
@@ -277,7 +281,7 @@ impl Ready {
     pub fn run(self) -> Outcome {
         let result = check(&self.config, &self.kinds)
             .and_then(|()| crate::log::init(&self.config.log))
-            .and_then(|()| run(self.config, self.kinds));
+            .and_then(|()| run(self.config, self.kinds, self.own));
         Outcome { result }
     }
 }
@@ -363,7 +367,7 @@ pub(crate) fn run_config(config: Config, mut daemon: Daemon) -> Result<Report, E
             Ok(Kind { settings: worker.clone(), task })
         })
         .collect::<Result<Vec<Kind>, Error>>()?;
-    run(config, kinds)
+    run(config, kinds, None)
 }
 
 /// Longer times could not be added to the clock.
@@ -410,7 +414,11 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
 /// Where signals arrive, between two runs of one process.
 static INBOX: Mutex<Option<Inbox>> = Mutex::new(None);
 
-fn run(config: Config, kinds: Vec<Kind>) -> Result<Report, Error> {
+fn run(
+    config: Config,
+    kinds: Vec<Kind>,
+    own: Option<Box<dyn source::Source>>,
+) -> Result<Report, Error> {
     let threads = sys::proc_fs::thread_count();
     // Held by another run: that of the process which has forked this one.
     let Some(mut inbox) = try_lock(&INBOX) else { return Err(Error::Threaded { threads }) };
@@ -419,7 +427,7 @@ fn run(config: Config, kinds: Vec<Kind>) -> Result<Report, Error> {
         return Err(Error::Threaded { threads: threads.saturating_sub(parked) });
     }
     let mask = sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
-    let prepared = prepare(config, kinds).and_then(|launch| {
+    let prepared = prepare(config, kinds, own).and_then(|launch| {
         let inbox = match &mut *inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::open(signal::install()?)?),
@@ -445,19 +453,28 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 }
 
 /// All that comes before the first fork and can be refused.
-fn prepare(config: Config, kinds: Vec<Kind>) -> Result<Launch, Error> {
+fn prepare(
+    config: Config,
+    kinds: Vec<Kind>,
+    own: Option<Box<dyn source::Source>>,
+) -> Result<Launch, Error> {
     sys::signal::exit_on_bus_error().map_err(Error::system("can't handle SIGBUS"))?;
     // A file that may not grow is an error to be told of, not a death.
     sys::signal::dispose(nix::sys::signal::Signal::SIGXFSZ, true)
         .map_err(Error::system("can't ignore SIGXFSZ"))?;
     sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
     crate::log::set_role("supervisor");
-    Launch::prepare(config, kinds, spool::random())
+    Launch::prepare(config, kinds, own, spool::random())
+}
+
+/// Has the run come to its end, or is it one that does? An own source may say so only when it is there.
+fn is_finite(launch: &Launch, balance: &Balance) -> bool {
+    launch.is_finite() || balance.complete
 }
 
 /// Does every job of the list have one outcome?
 fn judge_jobs(launch: &Launch, balance: &Balance) -> ExitCode {
-    if balance.jobs_lost == 0 || !launch.is_finite() {
+    if balance.jobs_lost == 0 || !is_finite(launch, balance) {
         return ExitCode::Success;
     }
     let number = balance.jobs_lost.unsigned_abs();
@@ -483,7 +500,7 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     let in_order = verdict.failure.is_none() && !verdict.killed;
     let balance = launch.close(in_order)?;
     let mut exit = ExitCode::Success;
-    if launch.is_finite() && balance.jobs_failed_of_list > 0 {
+    if is_finite(launch, &balance) && balance.jobs_failed_of_list > 0 {
         exit = exit.worst(ExitCode::JobsFailed);
     }
     if launch.is_finite() && !balance.complete {

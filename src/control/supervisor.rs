@@ -23,6 +23,9 @@ use std::time::Duration;
 /// generation of it.
 const SWEEPS_MAX: usize = 20;
 
+/// How long the last source may take at least, to acknowledge.
+const ACKNOWLEDGE_LEAST: Duration = Duration::from_secs(1);
+
 /// What supervision came to.
 #[derive(Debug)]
 pub(crate) struct Verdict {
@@ -137,13 +140,13 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         }
         happened = next;
     }
+    let last_words = supervisor.last_words.take().map(|(_, words)| words);
+    let cause = supervisor.cause.take().or(last_words);
+    supervisor.acknowledge()?;
     supervisor.sweep();
     Ok(Verdict {
         killed: lifecycle.has_killed(),
-        failure: lifecycle.failure().map(|code| {
-            let last_words = supervisor.last_words.take().map(|(_, words)| words);
-            (code, supervisor.cause.take().or(last_words))
-        }),
+        failure: lifecycle.failure().map(|code| (code, cause)),
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
 }
@@ -432,6 +435,38 @@ impl Supervisor<'_> {
 
     fn say_status(&self) {
         log::info!("{}; children: {}", self.launch.status(), self.handles.len());
+    }
+
+    /// Jobs that were finished after the source had gone are acknowledged by one more source, in what is
+    /// left of the deadline. Whatever becomes of it, the next start does what it has not done.
+    fn acknowledge(&mut self) -> Result<(), Error> {
+        if !self.launch.acknowledges_at_last() {
+            return Ok(());
+        }
+        log::info!("starting source once more, to acknowledge what was written at the stop");
+        if let Err(error) = self.start(Child::Source) {
+            log::warn!("can't start source: {error}; the next start acknowledges the rest");
+            return Ok(());
+        }
+        let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
+        let mut until = deadline.max(clock::now() + ACKNOWLEDGE_LEAST);
+        while self.handles.contains_key(&Child::Source) {
+            let results = self.inbox.wait(Some(until))?;
+            let mut events = Vec::new();
+            self.read(results, &mut events, &mut false);
+            self.reap();
+            let hurry = events.iter().any(|event| matches!(event, Event::Signal));
+            if (hurry || clock::now() >= until) && self.handles.contains_key(&Child::Source) {
+                log::warn!("killing source; the next start acknowledges the rest");
+                self.kill(Child::Source);
+                if clock::now() >= until + ACKNOWLEDGE_LEAST {
+                    // Not even that has ended it.
+                    break;
+                }
+                until = clock::now() + ACKNOWLEDGE_LEAST;
+            }
+        }
+        Ok(())
     }
 
     /// Ends what jobs have left behind. As a subreaper main is the parent of all of it by now.

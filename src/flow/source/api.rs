@@ -226,7 +226,7 @@ impl Wait<'_> {
         }
         let until = clock::now().saturating_add(at_most);
         let (cancelled, cancel) = io::pipe()?;
-        let readable = AtomicBool::new(false);
+        let (readable, bell) = (AtomicBool::new(false), &self.books.spool().bells().source);
         // What procsig has to say comes by a futex, for which no descriptor stands: so somebody else
         // looks after that one meanwhile.
         std::thread::scope(|scope| {
@@ -237,7 +237,7 @@ impl Wait<'_> {
                 // An error is for the caller to meet when he reads.
                 let _ready = is_readable(&mut both, None);
                 readable.store(!both[0].revents().is_empty(), Ordering::Release);
-                bell::ring_for_sure(&self.books.spool().bells().source);
+                bell::ring_for_sure(bell);
             };
             let thread = std::thread::Builder::new().name("wait".into()).stack_size(128 << 10);
             thread.spawn_scoped(scope, look)?;
