@@ -2,6 +2,7 @@
 
 pub mod sink;
 pub mod source;
+mod workers;
 
 use crate::config::{self, Config, Run, Worker};
 use crate::control::launch::{Kind, Launch, Task};
@@ -10,16 +11,12 @@ use crate::control::supervisor::{self, Inbox};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::flow::balance::Balance;
-use crate::flow::emitter::{Emitter, Encode};
-use crate::flow::job::{Job, JobError};
 use crate::flow::queue::spool;
-use crate::flow::worker::function::{PerProcess, PerThread, ProducerFunction};
-use crate::flow::worker::{Produce, Work};
-use crate::stop::Stop;
 use crate::sys;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
+pub use workers::Workers;
 
 /// A pipeline: where jobs come from, what works on them, where the results go.
 ///
@@ -49,15 +46,6 @@ pub struct Pipeline {
     jobs: Option<source::Jobs>,
 }
 
-type JobsFactory<T> = Box<dyn FnOnce(Encode<T>) -> Task>;
-
-/// A pipeline with at least one kind of worker, which emits records of type `T`.
-#[must_use = "a pipeline does nothing until it is run"]
-pub struct Workers<T> {
-    pipeline: Pipeline,
-    kinds: Vec<(Worker, JobsFactory<T>)>,
-}
-
 /// A pipeline that has all it needs.
 #[must_use = "a pipeline does nothing until it is run"]
 pub struct Ready {
@@ -78,134 +66,9 @@ impl Pipeline {
         self.jobs = Some(jobs.into());
         self
     }
-
-    /// A kind of worker that is called for each job; see [`Workers::worker`].
-    pub fn worker<T, F>(self, name: impl Into<String>, function: F) -> Workers<T>
-    where
-        T: 'static,
-        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        Workers { pipeline: self, kinds: Vec::new() }.worker(name, function)
-    }
-
-    /// A kind of worker that produces without jobs; see [`Workers::producer`].
-    pub fn producer<T, F>(self, name: impl Into<String>, function: F) -> Workers<T>
-    where
-        T: 'static,
-        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        Workers { pipeline: self, kinds: Vec::new() }.producer(name, function)
-    }
 }
 
 impl<T: 'static> Workers<T> {
-    /// A kind of worker that is called for each job, by several threads of several processes at
-    /// the same time. What it emits is published all together when it returns `Ok`, and not at
-    /// all otherwise.
-    ///
-    /// It is copied into each process by `fork`: what it captures is shared by no two of them.
-    pub fn worker<F>(mut self, name: impl Into<String>, function: F) -> Workers<T>
-    where
-        F: Fn(&Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        let factory: JobsFactory<T> = Box::new(move |encode| {
-            let function =
-                move |_: &(), job: &Job<'_>, out: &mut Emitter<'_, T>| function(job, out);
-            let work: Box<dyn Work> = Box::new(PerProcess { set_up: || Ok(()), function, encode });
-            Task::Jobs(work)
-        });
-        self.kinds.push((kind(name.into()), factory));
-        self
-    }
-
-    /// A kind of worker as [`Workers::worker`], with something that each process sets up once, after
-    /// the fork, and that its threads share: a client with a pool of connections, a runtime.
-    pub fn worker_per_process<S, U, F>(
-        mut self,
-        name: impl Into<String>,
-        set_up: U,
-        function: F,
-    ) -> Workers<T>
-    where
-        S: Sync + 'static,
-        U: Fn() -> Result<S, JobError> + 'static,
-        F: Fn(&S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        let factory: JobsFactory<T> = Box::new(move |encode| {
-            let work: Box<dyn Work> = Box::new(PerProcess { set_up, function, encode });
-            Task::Jobs(work)
-        });
-        self.kinds.push((kind(name.into()), factory));
-        self
-    }
-
-    /// A kind of worker as [`Workers::worker`], with something that each thread sets up for itself:
-    /// a connection that can't be shared.
-    pub fn worker_per_thread<S, U, F>(
-        mut self,
-        name: impl Into<String>,
-        set_up: U,
-        function: F,
-    ) -> Workers<T>
-    where
-        S: 'static,
-        U: Fn() -> Result<S, JobError> + Sync + 'static,
-        F: Fn(&mut S, &Job<'_>, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        let factory: JobsFactory<T> = Box::new(move |encode| {
-            let work: Box<dyn Work> = Box::new(PerThread { set_up, function, encode });
-            Task::Jobs(work)
-        });
-        self.kinds.push((kind(name.into()), factory));
-        self
-    }
-
-    /// A kind of worker that produces without jobs until it is told to stop. A record is published
-    /// when `emit` returns. When all producers have returned, the pipeline ends by itself.
-    ///
-    /// One that returns an error or panics is started again, within the limits of
-    /// [`Ready::restart`].
-    pub fn producer<F>(mut self, name: impl Into<String>, function: F) -> Workers<T>
-    where
-        F: Fn(&Stop, &mut Emitter<'_, T>) -> Result<(), JobError> + Sync + 'static,
-    {
-        let factory: JobsFactory<T> = Box::new(move |encode| {
-            let produce: Box<dyn Produce> = Box::new(ProducerFunction { function, encode });
-            Task::Produce(produce)
-        });
-        let worker = Worker { processes: 1, threads: 1, ..kind(name.into()) };
-        self.kinds.push((worker, factory));
-        self
-    }
-
-    /// How many processes there are of the kind declared last: 2 by default, 1 of a producer.
-    pub fn processes(self, count: u16) -> Workers<T> {
-        self.change(|worker| worker.processes = count)
-    }
-
-    /// How many threads each process of the kind declared last has: 4 by default, 1 of a
-    /// producer.
-    pub fn threads(self, count: u16) -> Workers<T> {
-        self.change(|worker| worker.threads = count)
-    }
-
-    /// Failures after which a job of the kind declared last has failed for good; 1 by default.
-    pub fn attempts(self, count: u32) -> Workers<T> {
-        self.change(|worker| worker.attempts = count)
-    }
-
-    /// Pause between a failure and the next attempt; 1 s by default.
-    pub fn retry_delay(self, pause: Duration) -> Workers<T> {
-        self.change(|worker| worker.retry_delay = pause)
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut Worker)) -> Workers<T> {
-        if let Some((worker, _)) = self.kinds.last_mut() {
-            change(worker);
-        }
-        self
-    }
-
     /// Where the records go. A sink that can't take what the workers emit does not compile.
     pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
         let encode = sink.encoder();
@@ -231,10 +94,6 @@ impl<T: 'static> Workers<T> {
         };
         Ready { config, kinds, own }
     }
-}
-
-fn kind(name: String) -> Worker {
-    Worker::new(name.clone(), Run::Function(name))
 }
 
 impl Ready {
@@ -373,6 +232,8 @@ pub(crate) fn run_config(config: Config, mut daemon: Daemon) -> Result<Report, E
 /// Longer times could not be added to the clock.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 const LANE_MAX: u64 = 1 << 30;
+/// A shorter time-out would end processes as fast as they can be started.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// What the configuration file's own checks say of a file, for what was declared in code.
 fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
@@ -385,7 +246,14 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
         (Some(_), _) => mistakes.push("exactly one kind of worker can take the jobs".into()),
     }
     for kind in kinds {
-        let Worker { name, processes, threads, attempts, .. } = &kind.settings;
+        let Worker { name, processes, threads, attempts, timeout, .. } = &kind.settings;
+        if timeout.is_some() && matches!(kind.task, Task::Produce(_)) {
+            mistakes.push(format!("worker {name:?}: a producer has no jobs that could time out"));
+        }
+        if timeout.is_some_and(|limit| limit < TIMEOUT_MIN || limit > DURATION_MAX) {
+            mistakes
+                .push(format!("worker {name:?}: a time-out has 1 ms at least, 100 years at most"));
+        }
         if name.is_empty() || name.len() > 64 || name.contains(|c: char| c.is_control() || c == '/')
         {
             mistakes.push(format!("worker {name:?}: a name has 1 to 64 bytes and no '/'"));

@@ -28,8 +28,8 @@ pub(crate) enum Report {
     /// It can't go on, and exits when it has finished what it has in hand. Starting it again would
     /// not help.
     Failed { code: u8, message: String },
-    /// It is about to exit because a job in it has timed out.
-    Overdue,
+    /// It is about to exit because a job in it has timed out: this one.
+    Overdue { message: String },
     /// It can't go on for this reason, and is about to exit. Another start may help.
     Dying { message: String },
 }
@@ -54,8 +54,10 @@ impl Reports {
     }
 
     /// Says that this child ends itself because a job in it has timed out.
-    pub(crate) fn overdue(&self) {
-        self.send(Report::Overdue);
+    ///
+    /// Main writes it into the log: what is hung may hold this process's lock of standard error.
+    pub(crate) fn overdue(&self, message: String) {
+        self.send(Report::Overdue { message });
     }
 
     /// Says that no child like this one can go on. Main is told once.

@@ -219,7 +219,7 @@ impl Launch {
 
     /// Notes that main kills the child: what it has in hand counts no death.
     pub(crate) fn condemn(&self, child: Child) {
-        self.spool.process(slot(child)).condemned.store(1, Ordering::Release);
+        processes::condemn(&self.spool, slot(child));
     }
 
     /// Notes how a child has ended, for its successor to say what its job did.
@@ -373,6 +373,8 @@ impl Launch {
             threads: kind.settings.threads,
             attempts: kind.settings.attempts.into(),
             retry_delay: kind.settings.retry_delay,
+            // A command is ended by its own time-out.
+            timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
             blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
             failures: self.config.output.format.has_failures(),
             rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
@@ -462,6 +464,11 @@ impl Herald for Messenger<'_> {
 
     fn failed(&self, error: &Error) {
         self.reports.failed(error);
+    }
+
+    fn overdue(&self, message: String) -> ! {
+        self.reports.overdue(message);
+        process::exit_now(0)
     }
 
     fn end_orphan(&self, orphan: Orphan) {

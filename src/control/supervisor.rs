@@ -206,7 +206,10 @@ impl Supervisor<'_> {
                     match report {
                         Report::Ready => events.push(Event::Ready(child)),
                         Report::Finished => events.push(Event::Finished(child)),
-                        Report::Overdue => events.push(Event::Overdue(child)),
+                        Report::Overdue { message } => {
+                            log::warn!("{}: its process ends for that", words(message));
+                            events.push(Event::Overdue(child));
+                        }
                         Report::Failed { code, message } => {
                             let words = words(message);
                             self.cause.get_or_insert(words.clone());

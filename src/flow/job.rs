@@ -3,7 +3,7 @@
 use super::queue::frame::Kind;
 use super::queue::lane::Staged;
 use crate::error::Error;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::str::Utf8Error;
 
 /// One job: a line of the list, with its number.
@@ -19,7 +19,7 @@ impl<'a> Job<'a> {
     /// The job's text.
     ///
     /// # Errors
-    /// If it is not valid UTF-8; see [`Job::as_bytes`].
+    /// If it is not valid UTF-8; see [`Job::as_bytes`]. Such a job is tried as often as any.
     pub fn as_str(&self) -> Result<&'a str, Utf8Error> {
         std::str::from_utf8(self.text)
     }
@@ -27,6 +27,29 @@ impl<'a> Job<'a> {
     /// The job's bytes, without the end of the line.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.text
+    }
+
+    /// The job as a JSON value of this type. It may borrow text from the job.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct Check<'a> {
+    ///     host: &'a str,
+    ///     port: u16,
+    /// }
+    ///
+    /// fn check(job: &procsig::Job) -> Result<(), procsig::JobError> {
+    ///     let Check { host, port } = job.json()?; // {"host": "example.org", "port": 443}
+    ///     println!("{host}:{port}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// If it is none. The job has then failed for good, since it will never be one.
+    pub fn json<T: Deserialize<'a>>(&self) -> Result<T, JobError> {
+        serde_json::from_slice(self.text)
+            .map_err(|error| JobError::fail(format_args!("the job can't be read: {error}")))
     }
 
     /// The job's number in its list, from 1. Two equal lines are two jobs.
@@ -197,5 +220,37 @@ impl<'a> Failure<'a> {
         });
         // Writing JSON into memory fails for no text.
         debug_assert!(encoded.is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(text: &[u8]) -> Job<'_> {
+        Job { text, seq: 1, round: 1, attempt: 1 }
+    }
+
+    #[test]
+    fn a_job_that_is_no_value_of_its_type_has_failed_for_good() {
+        assert_eq!(job(b"[1, 2]").json::<Vec<u8>>().ok(), Some(vec![1, 2]));
+        assert_eq!(job(b"\"text\"").json::<&str>().ok(), Some("text"));
+        for wrong in [&b"[1, 300]"[..], b"[1", b"[1] [2]", b"\xff"] {
+            let error = job(wrong).json::<Vec<u8>>().expect_err("no such value");
+            assert_eq!(error.consequence(), Consequence::Fail);
+            assert!(error.to_string().starts_with("the job can't be read: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_comes_of_it_and_keeps_its_causes() {
+        let retry: JobError = "x".parse::<u8>().expect_err("no number").into();
+        assert_eq!(retry.consequence(), Consequence::Retry);
+        assert_eq!(JobError::new("x").consequence(), Consequence::Retry);
+        assert_eq!(JobError::fail("x").consequence(), Consequence::Fail);
+        assert_eq!(JobError::stop("x").consequence(), Consequence::Stop);
+        let stop = JobError::stop("x").into_error("the set-up has failed");
+        assert!(stop.is_for_good() && stop.to_string() == "the set-up has failed: x");
+        assert!(!JobError::fail("x").into_error("").is_for_good());
     }
 }

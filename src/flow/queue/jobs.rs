@@ -40,6 +40,13 @@ pub(crate) struct Claimed {
 /// See [`Slot::started`].
 const FAILED: u64 = 1;
 
+impl Claimed {
+    /// All that is known of it but its text.
+    pub(crate) fn without_text(&self) -> Claimed {
+        Claimed { text: Vec::new(), ..*self }
+    }
+}
+
 /// What looking for a job came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
@@ -370,6 +377,25 @@ impl Jobs<'_> {
         self.announce(1);
     }
 
+    /// Notes what is to become of a job in hand whose attempt will not end before its process does.
+    ///
+    /// The slot stays claimed: as long as the process lives, the attempt may still be at work. It is
+    /// ready again when it is settled, with what is noted here.
+    pub(crate) fn expire(&self, job: &Claimed, what: Expired) {
+        let slot = self.slot(job.slot);
+        match what {
+            Expired::Again { not_before } => {
+                slot.not_before.store(clock::nanos(not_before), Ordering::Relaxed);
+                slot.attempts.fetch_add(1, Ordering::Release);
+            }
+            Expired::UsedUp { after } => {
+                let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+                let reason = Reason::TimedOut { after_us };
+                slot.reason.store(reason.to_word(), Ordering::Release);
+            }
+        }
+    }
+
     /// Sleeps until a job may be ready, `until`, or `stop`; `set` names the sleeper's process.
     ///
     /// The caller has found none since it read `seen` from [`Jobs::bell`]. If the source waits for
@@ -457,6 +483,15 @@ pub(crate) enum PutBack {
     Interrupted,
     /// The attempt was not even begun.
     NotBegun,
+}
+
+/// What becomes of a job whose attempt does not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// The attempt counts, and there is another one, not before this.
+    Again { not_before: Duration },
+    /// That was the last attempt; it took so long.
+    UsedUp { after: Duration },
 }
 
 /// See [`Jobs::idle`].

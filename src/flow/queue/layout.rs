@@ -204,7 +204,8 @@ pub(crate) struct Process {
     pub incarnation: AtomicU64,
     /// A [`ProcessState`].
     pub state: AtomicU64,
-    /// Nonzero once main has decided to kill it: its jobs in hand count no death.
+    /// Nonzero once main has decided to kill it, or it ends itself for a job that has timed out: its
+    /// jobs in hand count no death.
     pub condemned: AtomicU64,
     /// How the last process of this slot ended, as main has seen it: 0 unknown, 1 + exit code, or
     /// 512 + signal.

@@ -43,6 +43,11 @@ pub(crate) fn note_end(spool: &Spool, index: usize, end: u64) {
     spool.process(index).last_end.store(end, Ordering::Release);
 }
 
+/// Notes that the process of this slot is ended on purpose: what it has in hand counts no death.
+pub(crate) fn condemn(spool: &Spool, index: usize) {
+    spool.process(index).condemned.store(1, Ordering::Release);
+}
+
 /// What the jobs of the process before this one may be blamed for: how it ended, unless it was
 /// killed on purpose. To be asked once, by its successor.
 pub(crate) fn take_blame(spool: &Spool, index: usize) -> Option<u64> {

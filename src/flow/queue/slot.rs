@@ -103,6 +103,8 @@ pub(crate) enum Reason {
     Deaths { last_end: u64 },
     /// What the source has written of it was damaged afterwards.
     Damaged,
+    /// Its last attempt did not end in so many microseconds.
+    TimedOut { after_us: u64 },
 }
 
 impl Reason {
@@ -111,6 +113,7 @@ impl Reason {
             1 => Some(Reason::TooLong),
             2 => Some(Reason::Deaths { last_end: word >> 8 }),
             3 => Some(Reason::Damaged),
+            4 => Some(Reason::TimedOut { after_us: word >> 8 }),
             _ => None,
         }
     }
@@ -120,6 +123,8 @@ impl Reason {
             Reason::TooLong => 1,
             Reason::Deaths { last_end } => 2 | last_end << 8,
             Reason::Damaged => 3,
+            // More than two thousand years are as good as that.
+            Reason::TimedOut { after_us } => 4 | after_us.min(u64::MAX >> 8) << 8,
         }
     }
 }

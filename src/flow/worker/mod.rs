@@ -4,6 +4,7 @@ mod caught;
 pub(crate) mod command;
 pub(crate) mod function;
 mod process_work;
+mod watchdog;
 
 use super::emitter::Publish;
 use super::job::{Failure, Job, JobError};
@@ -22,6 +23,7 @@ use caught::{set_up, tear_down};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use watchdog::{Watch, Watchdog};
 
 /// A command that somebody else has ended is put back so often without counting as a failure.
 const PUT_BACKS_MAX: u64 = 3;
@@ -104,6 +106,9 @@ pub(crate) trait Herald: Sync {
     /// take long, and from now on the time of a stop is running.
     fn failed(&self, error: &Error);
 
+    /// Ends this process at once, since these jobs have timed out in it, and has another one started.
+    fn overdue(&self, message: String) -> !;
+
     /// Ends a command that a dead worker had left running.
     fn end_orphan(&self, orphan: Orphan);
 }
@@ -119,6 +124,8 @@ pub(crate) struct Settings {
     /// Failures after which a job has failed for good.
     pub attempts: u64,
     pub retry_delay: Duration,
+    /// An attempt that takes longer is ended together with its process.
+    pub timeout: Option<Duration>,
     /// How the process before this one ended, if its jobs may have been the cause.
     pub blamed: Option<u64>,
     /// The output can say that a job has failed.
@@ -165,12 +172,18 @@ pub(crate) fn run_jobs(
 ) -> Result<(), Error> {
     let lane = take_over(spool, settings, |orphan| herald.end_orphan(orphan))?;
     let record_max = lane.lock().unwrap_or_else(PoisonError::into_inner).record_max();
+    if stop.requested() {
+        // What is about to stop is not set up.
+        return Ok(());
+    }
     let process = set_up(|| work.start())?;
     herald.ready();
     let claimer = Claimer { lane: settings.lane, incarnation: settings.incarnation as u16 };
     let gate = RwLock::new(());
+    let watchdog = settings.timeout.map(|it| Watchdog::new(Jobs(spool), settings, it));
     let thread = || {
         let mut thread = JobThread {
+            watch: watchdog.as_ref().map(Watchdog::watch),
             gate: &gate,
             jobs: Jobs(spool),
             claimer,
@@ -182,9 +195,30 @@ pub(crate) fn run_jobs(
         };
         thread.run(stop)
     };
-    let result = on_threads(settings.threads, stop, herald, thread);
+    let result = watched(watchdog.as_ref(), stop, herald, || {
+        on_threads(settings.threads, stop, herald, thread)
+    });
     tear_down(process);
     result
+}
+
+/// Runs it, with the watchdog in a thread beside it if there is one.
+fn watched(
+    watchdog: Option<&Watchdog<'_>>,
+    stop: &Stop,
+    herald: &dyn Herald,
+    run: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some(watchdog) = watchdog else { return run() };
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("watchdog".into()).stack_size(256 << 10);
+        builder
+            .spawn_scoped(scope, || watchdog.run(stop, herald))
+            .map_err(Error::system("can't start the thread that watches time-outs"))?;
+        let result = run();
+        watchdog.close();
+        result
+    })
 }
 
 /// Runs a worker without jobs, until it is told to stop or has no more to produce.
@@ -257,6 +291,8 @@ fn on_threads(
 }
 
 struct JobThread<'a> {
+    /// If attempts can time out.
+    watch: Option<Watch<'a>>,
     /// Held for reading by each thread that runs a job, for writing by one that runs a suspect.
     gate: &'a RwLock<()>,
     jobs: Jobs<'a>,
@@ -411,8 +447,12 @@ impl JobThread<'_> {
             record_max: self.record_max,
             note_command: &|group, start| self.jobs.note_command(job, group, start),
         };
+        if let Some(watch) = &self.watch {
+            watch.begin(job);
+        }
         let verdict = work.attempt(&attempt, &mut self.staged);
-        while stop.is_condemned() {
+        let in_time = self.watch.as_ref().is_none_or(Watch::end);
+        while !in_time || stop.is_condemned() {
             // Ended by us, with the process that is about to follow.
             std::thread::park();
         }
@@ -453,6 +493,9 @@ impl JobThread<'_> {
                 self.jobs.0.layout.geometry.job_bytes
             ),
             Reason::Damaged => "the spool was damaged: this is what is left of the job".into(),
+            Reason::TimedOut { after_us } => {
+                format!("timed out after {:?}", Duration::from_micros(after_us))
+            }
             Reason::Deaths { last_end } => format!(
                 "its worker died {DEATHS_MAX} times while it ran nothing but this job{}",
                 match last_end {

@@ -1,0 +1,201 @@
+//! Whose job it is in the end, what is noted of it, and how seldom the watchdog wakes.
+
+use super::*;
+use crate::error::Error;
+use crate::flow::queue::jobs::{Claim, Claimer, NewJob, Phase, Reason};
+use crate::flow::queue::layout::Geometry;
+use crate::flow::queue::settle::{Orphan, settle};
+use crate::flow::queue::spool::Spool;
+use crate::sys::atomic::Ordering;
+
+const OLD: Claimer = Claimer { lane: 0, incarnation: 1 };
+const LATER: Duration = Duration::from_secs(3600);
+
+fn spool() -> (tempfile::TempDir, Spool) {
+    let directory = tempfile::tempdir().expect("temp dir");
+    let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 2, job_bytes: 64 };
+    let path = directory.path().join("spool");
+    let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
+    for (index, seq) in [(0, 1), (1, 2)] {
+        let job = NewJob { text: b"job", seq, round: 1, offset: 4, prefix: 0, reason: None };
+        Jobs(&spool).fill(index, &job);
+    }
+    (directory, spool)
+}
+
+fn claim(spool: &Spool) -> Claimed {
+    let mut job = Claimed::default();
+    assert_eq!(Jobs(spool).claim(OLD, &mut job), Claim::Job);
+    job
+}
+
+fn settings(threads: u16, attempts: u64, retry_delay: Duration) -> Settings {
+    Settings {
+        name: "test/0".into(),
+        lane: 0,
+        incarnation: 1,
+        threads,
+        attempts,
+        retry_delay,
+        timeout: None,
+        blamed: None,
+        failures: true,
+        rounds: false,
+    }
+}
+
+/// One that must hear of nothing.
+struct Nobody;
+
+impl Herald for Nobody {
+    fn ready(&self) {}
+    fn failed(&self, error: &Error) {
+        panic!("failed: {error}");
+    }
+    fn overdue(&self, message: String) -> ! {
+        panic!("overdue: {message}");
+    }
+    fn end_orphan(&self, _: Orphan) {}
+}
+
+#[test]
+fn a_job_belongs_to_its_thread_or_to_the_watchdog_and_never_to_both_or_none() {
+    let (_directory, spool) = spool();
+    let settings = settings(1, 1, Duration::ZERO);
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_nanos(1));
+    let job = claim(&spool);
+    let watch = watchdog.watch();
+    let (mut in_time, mut expired) = (0, 0);
+    let until = clock::now() + Duration::from_millis(300);
+    while clock::now() < until {
+        watch.begin(&job);
+        let (mut overdue, barrier) = (Overdue::default(), std::sync::Barrier::new(2));
+        let ended = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                barrier.wait();
+                watch.end()
+            });
+            barrier.wait();
+            watchdog.expire(clock::now() + LATER, &mut overdue);
+            thread.join().expect("no panic")
+        });
+        assert_eq!(overdue.threads, usize::from(!ended));
+        in_time += u32::from(ended);
+        expired += u32::from(!ended);
+        // A thread whose job has timed out never begins another; this one does.
+        watch.own.word.store(IDLE, SeqCst);
+    }
+    assert!(in_time > 0 && expired > 0, "a race: {in_time} in time, {expired} expired");
+}
+
+#[test]
+fn a_job_that_timed_out_stays_in_its_slot_until_the_process_is_dead() {
+    let (_directory, spool) = spool();
+    let settings = settings(2, 3, Duration::from_secs(50));
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_secs(5));
+    let (hung, neighbour) = (claim(&spool), claim(&spool));
+    let (watch, other) = (watchdog.watch(), watchdog.watch());
+    // Run alone after earlier deaths: this one is counted before it begins.
+    Jobs(&spool).begin(&hung, true);
+    Jobs(&spool).begin(&neighbour, false);
+    watch.begin(&hung);
+    let mut overdue = Overdue::default();
+    let now = clock::now();
+    assert!(watchdog.expire(now, &mut overdue) > clock::nanos(now), "its time is not over yet");
+    assert_eq!(watchdog.expire(now + LATER, &mut overdue), NEVER);
+    assert!(!watch.end(), "the job is not the thread's any more");
+    assert_eq!(overdue.message, "job 1 has timed out after 5s (attempt 1 of 3)");
+    assert!(matches!(Jobs(&spool).phase(hung.slot), Phase::Claimed(_)), "it may still be at work");
+    // The process is dead, whatever of. Its successor asks whom to blame.
+    let index = processes::worker(0);
+    processes::note_end(&spool, index, 512 + 9);
+    let blamed = processes::take_blame(&spool, index);
+    assert_eq!(blamed, None);
+    assert_eq!(settle(&spool, 0, blamed, |_| {}), 2);
+    assert_eq!(Jobs(&spool).phase(hung.slot), Phase::Ready);
+    let again = claim(&spool);
+    assert_eq!((again.seq, again.attempts, again.suspect), (neighbour.seq, 0, false));
+    let Claim::None { until: Some(until) } = Jobs(&spool).claim(OLD, &mut Claimed::default())
+    else {
+        panic!("the pause between two attempts is not kept");
+    };
+    assert!(until > now + LATER);
+    let jobs = Jobs(&spool);
+    let slot = jobs.slot(hung.slot);
+    assert_eq!(slot.deaths.load(Ordering::Relaxed), 0, "what was counted before is taken back");
+    assert_eq!(slot.attempts.load(Ordering::Relaxed), 1);
+    drop((watch, other));
+}
+
+#[test]
+fn a_job_that_times_out_in_its_last_attempt_is_ready_with_that_reason_at_once() {
+    let (_directory, spool) = spool();
+    let settings = settings(1, 1, LATER);
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_millis(1500));
+    let job = claim(&spool);
+    let watch = watchdog.watch();
+    watch.begin(&job);
+    watchdog.expire(clock::now() + LATER, &mut Overdue::default());
+    assert_eq!(settle(&spool, 0, None, |_| {}), 1);
+    let _other = claim(&spool);
+    let again = claim(&spool);
+    assert_eq!(again.reason, Some(Reason::TimedOut { after_us: 1_500_000 }));
+    assert_eq!((again.seq, again.attempts), (job.seq, 0), "the failure says which attempt it was");
+}
+
+#[test]
+fn the_watchdog_sleeps_until_the_first_deadline_and_then_until_there_is_another() {
+    let (_directory, spool) = spool();
+    let settings = settings(1, 1, Duration::ZERO);
+    let timeout = Duration::from_millis(50);
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, timeout);
+    let stop = Stop::new(|| {});
+    let job = claim(&spool);
+    let wait_for = |what: &str, holds: &dyn Fn(u64) -> bool| {
+        let until = clock::now() + Duration::from_secs(20);
+        while !holds(watchdog.next.load(SeqCst)) {
+            assert!(clock::now() < until, "{what}: {}", watchdog.next.load(SeqCst));
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| watchdog.run(&stop, &Nobody));
+        let watch = watchdog.watch();
+        for _ in 0..3 {
+            watch.begin(&job);
+            let deadline = watch.own.word.load(SeqCst);
+            wait_for("it is woken for the first job", &|next| next == deadline);
+            assert!(watch.end());
+            for _ in 0..1000 {
+                watch.begin(&job);
+                assert!(watch.end());
+                let next = watchdog.next.load(SeqCst);
+                assert!(next == deadline || clock::nanos(clock::now()) >= deadline);
+            }
+            wait_for("it has nothing to look up for", &|next| next == NEVER);
+        }
+        drop(watch);
+        watchdog.close();
+    });
+    assert!(!stop.requested());
+}
+
+#[test]
+fn a_process_that_was_stopped_gives_its_jobs_the_time_that_they_have_missed() {
+    let (_directory, spool) = spool();
+    let settings = settings(1, 1, Duration::ZERO);
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_secs(5));
+    let job = claim(&spool);
+    let watch = watchdog.watch();
+    watchdog.forgive(LATER);
+    assert_eq!(watch.own.word.load(SeqCst), IDLE);
+    watch.begin(&job);
+    watchdog.forgive(LATER);
+    let mut overdue = Overdue::default();
+    watchdog.expire(clock::now() + LATER, &mut overdue);
+    assert_eq!(overdue.threads, 0);
+    watchdog.expire(clock::now() + 2 * LATER, &mut overdue);
+    assert_eq!(overdue.threads, 1);
+    watchdog.forgive(LATER);
+    assert_eq!(watch.own.word.load(SeqCst), TIMED_OUT, "what has timed out has timed out");
+}
