@@ -73,7 +73,7 @@ impl<T: 'static> Workers<T> {
     pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
         let encode = sink.encoder();
         let Workers { pipeline, kinds } = self;
-        let with_encoder = |(settings, factory): (Worker, JobsFactory<T>)| Kind {
+        let with_encoder = |(settings, factory): (Worker, workers::Factory<T>)| Kind {
             settings,
             task: factory(encode.clone()),
         };
