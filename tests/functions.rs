@@ -434,7 +434,7 @@ fn a_function_that_hangs_with_standard_error_locked_can_not_keep_its_process_ali
 }
 
 #[test]
-fn jobs_of_a_worker_that_was_stopped_get_the_time_that_they_have_missed() {
+fn jobs_of_a_worker_that_was_stopped_are_not_blamed_for_that() {
     let place = functions();
     place.write("jobs.txt", "sleep 700\n");
     let running = place.command(&["plain", "timeout=1000"]).start();

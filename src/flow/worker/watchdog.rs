@@ -14,7 +14,7 @@
 //! if they had never begun.
 //!
 //! # What it costs
-//! One store and one load for each job. The watchdog sleeps until the earliest deadline that it has
+//! Two stores for each job. The watchdog sleeps until the earliest deadline that it has
 //! seen; a thread wakes it only if its own is earlier, which is so after a pause. With no job in
 //! hand it does not wake.
 //!
@@ -31,8 +31,8 @@ use std::time::Duration;
 
 /// How long jobs in hand may take to end when the process is about to.
 const GRACE: Duration = Duration::from_secs(1);
-/// Being later than this means that the process was stopped as a whole, or had no processor: jobs
-/// get the time that they have missed.
+/// Being later than this means that the process was stopped as a whole, or had no processor: its
+/// jobs are not blamed for that.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A thread's word while it makes no attempt.
@@ -113,13 +113,12 @@ impl<'a> Watchdog<'a> {
         let mut overdue = Overdue::default();
         let mut state = self.state();
         while !state.closed {
-            let planned = self.next.load(SeqCst);
             // From here to the end of the round every thread that begins an attempt wakes us.
-            self.next.store(NEVER, SeqCst);
+            let planned = self.next.swap(NEVER, SeqCst);
             let now = clock::now();
             let late = now.saturating_sub(Duration::from_nanos(planned));
             if late > LATE {
-                self.forgive(late);
+                self.begin_anew(now);
             }
             let mut next = self.expire(now, &mut overdue);
             if let Some(until) = overdue.until {
@@ -129,7 +128,8 @@ impl<'a> Watchdog<'a> {
                 }
                 next = next.min(clock::nanos(until));
             }
-            self.next.store(next, SeqCst);
+            // Who has begun one meanwhile has noted it there.
+            next = self.next.fetch_min(next, SeqCst).min(next);
             state = match next {
                 NEVER => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 next => {
@@ -141,14 +141,19 @@ impl<'a> Watchdog<'a> {
         }
     }
 
-    /// Gives every attempt under way so much more time.
-    fn forgive(&self, late: Duration) {
+    /// Gives every attempt under way its whole time again: how much of it was missed nobody knows.
+    fn begin_anew(&self, now: Duration) {
         for thread in &self.threads {
             let _ended_meanwhile = thread.word.fetch_update(SeqCst, SeqCst, |word| match word {
                 IDLE | TIMED_OUT => None,
-                deadline => Some(deadline.saturating_add(clock::nanos(late)).min(TIMED_OUT - 1)),
+                _deadline => Some(self.deadline(now)),
             });
         }
+    }
+
+    /// Of an attempt that begins now.
+    fn deadline(&self, now: Duration) -> u64 {
+        clock::nanos(now.saturating_add(self.timeout)).clamp(IDLE + 1, TIMED_OUT - 1)
     }
 
     /// Takes their jobs from threads that are past their deadline. Returns the next deadline.
@@ -208,12 +213,12 @@ impl Watch<'_> {
     /// Notes that an attempt begins.
     pub(super) fn begin(&self, job: &Claimed) {
         *self.own.job.lock().unwrap_or_else(PoisonError::into_inner) = job.without_text();
-        let deadline = clock::nanos(clock::now().saturating_add(self.watchdog.timeout));
-        let deadline = deadline.clamp(IDLE + 1, TIMED_OUT - 1);
+        let deadline = self.watchdog.deadline(clock::now());
         self.own.word.store(deadline, SeqCst);
-        // Either the watchdog sees this deadline in its present round, or we see what it has come
-        // to in that round: both have a store before their load.
-        if self.watchdog.next.load(SeqCst) > deadline {
+        // Either the watchdog sees this deadline in its present round, or we see that it does not
+        // know of it: both have a store before their load. It is noted here, not there, so that a
+        // watchdog that does not get to run sees how late it is.
+        if self.watchdog.next.fetch_min(deadline, SeqCst) > deadline {
             // With the lock it is asleep, or has not yet begun its next round.
             drop(self.watchdog.state());
             self.watchdog.wake.notify_one();

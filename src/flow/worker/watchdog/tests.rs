@@ -181,21 +181,22 @@ fn the_watchdog_sleeps_until_the_first_deadline_and_then_until_there_is_another(
 }
 
 #[test]
-fn a_process_that_was_stopped_gives_its_jobs_the_time_that_they_have_missed() {
+fn in_a_process_that_was_stopped_each_job_gets_its_whole_time_again() {
     let (_directory, spool) = spool();
     let settings = settings(1, 1, Duration::ZERO);
     let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_secs(5));
     let job = claim(&spool);
     let watch = watchdog.watch();
-    watchdog.forgive(LATER);
-    assert_eq!(watch.own.word.load(SeqCst), IDLE);
+    let continued = clock::now() + LATER;
+    watchdog.begin_anew(continued);
+    assert_eq!(watch.own.word.load(SeqCst), IDLE, "there is none");
     watch.begin(&job);
-    watchdog.forgive(LATER);
+    watchdog.begin_anew(continued);
     let mut overdue = Overdue::default();
-    watchdog.expire(clock::now() + LATER, &mut overdue);
+    watchdog.expire(continued + Duration::from_secs(4), &mut overdue);
     assert_eq!(overdue.threads, 0);
-    watchdog.expire(clock::now() + 2 * LATER, &mut overdue);
+    watchdog.expire(continued + Duration::from_secs(5), &mut overdue);
     assert_eq!(overdue.threads, 1);
-    watchdog.forgive(LATER);
+    watchdog.begin_anew(continued + LATER);
     assert_eq!(watch.own.word.load(SeqCst), TIMED_OUT, "what has timed out has timed out");
 }
