@@ -22,6 +22,8 @@ pub struct Config {
     pub buffer: Buffer,
     /// Where the results go.
     pub output: Output,
+    /// A file for the jobs that have failed for good, instead of the output; synced as that is.
+    pub dead_letters: Option<PathBuf>,
     /// How long a stop may take.
     pub shutdown: Shutdown,
     /// How often a child may die before the pipeline gives up.
@@ -161,28 +163,32 @@ pub struct Output {
 }
 
 /// How a record looks in the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Where nothing else is said, a job that has failed for good leaves nothing but a line in the log,
+/// if there is no file for [dead letters](Config::dead_letters).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// One JSON object a line. A job that has failed for good is one with `"ok": false`.
     JsonLines,
-    /// Postcard's bytes, framed by COBS and ended by a zero byte. A job that has failed for good
-    /// leaves nothing but a line in the log.
+    /// Postcard's bytes, framed by COBS and ended by a zero byte.
     Postcard,
-}
-
-impl Format {
-    /// The byte that every record ends with, and that stands nowhere else in it.
-    pub(crate) const fn terminator(self) -> u8 {
-        match self {
-            Format::JsonLines => b'\n',
-            Format::Postcard => 0,
-        }
-    }
-
-    /// Can it say that a job has failed?
-    pub(crate) const fn has_failures(self) -> bool {
-        matches!(self, Format::JsonLines)
-    }
+    /// Comma-separated values (RFC 4180), the names of the columns in the first line. Of a command
+    /// that has failed for good there is a row.
+    Csv {
+        /// The fields that are written, in this order.
+        columns: Vec<String>,
+    },
+    /// Text that is a line as it is, without quotes; what is no text as JSON.
+    Lines,
+    /// Rows of a table in an SQLite database, a column for each field. Of a command that has failed
+    /// for good there is a row.
+    Sqlite {
+        /// The table's name.
+        table: String,
+    },
+    /// A sink that the program brings along, by the name of its type. There is no file.
+    Own(String),
 }
 
 /// When written bytes are forced to the disk (fdatasync).

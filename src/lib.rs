@@ -70,6 +70,7 @@ pub use error::{Error, ExitCode};
 pub use flow::balance::Balance;
 pub use flow::emitter::Emitter;
 pub use flow::job::{Job, JobError};
+pub use pipeline::sink::Sink;
 pub use pipeline::source::Source;
 pub use pipeline::{Outcome, Pipeline, Ready, Report, Workers, block_signals, sink, source};
 pub use stop::Stop;

@@ -5,7 +5,7 @@ pub mod source;
 mod workers;
 
 use crate::config::{self, Config, Run, Worker};
-use crate::control::launch::{Kind, Launch, Task};
+use crate::control::launch::{Kind, Launch, Own, Task};
 use crate::control::signal;
 use crate::control::supervisor::{self, Inbox};
 use crate::daemon::Daemon;
@@ -14,6 +14,7 @@ use crate::flow::balance::Balance;
 use crate::flow::queue::spool;
 use crate::sys;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 pub use workers::Workers;
@@ -51,7 +52,7 @@ pub struct Pipeline {
 pub struct Ready {
     config: Config,
     kinds: Vec<Kind>,
-    own: Option<Box<dyn source::Source>>,
+    own: Own,
 }
 
 impl Pipeline {
@@ -71,7 +72,7 @@ impl Pipeline {
 impl<T: 'static> Workers<T> {
     /// Where the records go. A sink that can't take what the workers emit does not compile.
     pub fn sink<S: sink::Takes<T>>(self, sink: S) -> Ready {
-        let encode = sink.encoder();
+        let sink::private::Parts { output, encode, own: sink } = sink.into_parts();
         let Workers { pipeline, kinds } = self;
         let with_encoder = |(settings, factory): (Worker, workers::Factory<T>)| Kind {
             settings,
@@ -79,20 +80,21 @@ impl<T: 'static> Workers<T> {
         };
         let kinds: Vec<Kind> = kinds.into_iter().map(with_encoder).collect();
         let jobs = pipeline.jobs.map(|source::Jobs { config, own }| (config, own));
-        let (jobs, own) = jobs.map_or((None, None), |(config, own)| (Some(config), own));
+        let (jobs, source) = jobs.map_or((None, None), |(config, own)| (Some(config), own));
         let config = Config {
             name: pipeline.name,
             jobs,
             workers: kinds.iter().map(|kind| kind.settings.clone()).collect(),
             buffer: config::Buffer::default(),
-            output: sink::private::Sealed::output(sink),
+            output,
+            dead_letters: None,
             shutdown: config::Shutdown::default(),
             restart: config::Restart::default(),
             spool: config::Spool::default(),
             log: config::Log::default(),
             fresh: false,
         };
-        Ready { config, kinds, own }
+        Ready { config, kinds, own: Own { source, sink } }
     }
 }
 
@@ -100,6 +102,14 @@ impl Ready {
     /// When the buffer writes.
     pub fn flush(mut self, buffer: config::Buffer) -> Ready {
         self.config.buffer = buffer;
+        self
+    }
+
+    /// A file for the jobs that have failed for good, with the reason: a line of JSON for each,
+    /// instead of a record in the output. It is written exactly once as well, and forced to the disk
+    /// when the output is. `procsig dead-letters FILE` prints the jobs, to be run again.
+    pub fn dead_letters(mut self, file: impl Into<PathBuf>) -> Ready {
+        self.config.dead_letters = Some(file.into());
         self
     }
 
@@ -226,7 +236,7 @@ pub(crate) fn run_config(config: Config, mut daemon: Daemon) -> Result<Report, E
             Ok(Kind { settings: worker.clone(), task })
         })
         .collect::<Result<Vec<Kind>, Error>>()?;
-    run(config, kinds, None)
+    run(config, kinds, Own::default())
 }
 
 /// Longer times could not be added to the clock.
@@ -282,11 +292,7 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
 /// Where signals arrive, between two runs of one process.
 static INBOX: Mutex<Option<Inbox>> = Mutex::new(None);
 
-fn run(
-    config: Config,
-    kinds: Vec<Kind>,
-    own: Option<Box<dyn source::Source>>,
-) -> Result<Report, Error> {
+fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
     let threads = sys::proc_fs::thread_count();
     // Held by another run: that of the process which has forked this one.
     let Some(mut inbox) = try_lock(&INBOX) else { return Err(Error::Threaded { threads }) };
@@ -321,11 +327,7 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 }
 
 /// All that comes before the first fork and can be refused.
-fn prepare(
-    config: Config,
-    kinds: Vec<Kind>,
-    own: Option<Box<dyn source::Source>>,
-) -> Result<Launch, Error> {
+fn prepare(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Launch, Error> {
     sys::signal::exit_on_bus_error().map_err(Error::system("can't handle SIGBUS"))?;
     // A file that may not grow is an error to be told of, not a death.
     sys::signal::dispose(nix::sys::signal::Signal::SIGXFSZ, true)

@@ -10,6 +10,7 @@
 
 mod files;
 mod jobs;
+mod output;
 mod resolve;
 mod values;
 mod worker;
@@ -192,6 +193,9 @@ struct RawBuffer {
 #[serde(deny_unknown_fields, default)]
 struct RawOutput {
     file: Field<String>,
+    format: Field<String>,
+    columns: Field<Vec<Spanned<String>>>,
+    table: Field<String>,
     sync: Field<String>,
     rotate_bytes: Field<Amount>,
     rotate_every: Field<String>,

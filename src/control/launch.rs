@@ -7,7 +7,8 @@ use crate::config::{self, Config, Shutdown, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
-use crate::flow::prepare;
+use crate::flow::format::Recording;
+use crate::flow::prepare::{self, Outputs};
 use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
@@ -15,7 +16,7 @@ use crate::flow::queue::processes::Entry;
 use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
 use crate::flow::queue::{bell, orphans, processes};
-use crate::flow::sink::file::FileSink;
+use crate::flow::sink::Sink;
 use crate::flow::source::api::Source;
 use crate::flow::source::directory::DirectorySource;
 use crate::flow::source::{self, intake::Intake, own};
@@ -51,12 +52,19 @@ pub(crate) struct Kind {
     pub task: Task,
 }
 
+/// What a program has brought along.
+#[derive(Default)]
+pub(crate) struct Own {
+    pub source: Option<Box<dyn Source>>,
+    pub sink: Option<Box<dyn Sink>>,
+}
+
 /// A pipeline that is ready to be run: files open and locked, nothing forked.
 pub(crate) struct Launch {
     config: Config,
     kinds: Vec<Kind>,
     spool: Arc<Spool>,
-    sink: RefCell<FileSink>,
+    outputs: RefCell<Outputs>,
     /// Held for as long as the run lasts, for each source in turn.
     intake: Option<Intake>,
     /// Where jobs come from, if that is no list. Used in the source's process alone.
@@ -75,27 +83,28 @@ impl Launch {
     pub(crate) fn prepare(
         config: Config,
         kinds: Vec<Kind>,
-        own: Option<Box<dyn Source>>,
+        own: Own,
         run_id: u64,
     ) -> Result<Launch, Error> {
-        let own = match &config.jobs {
+        let source = match &config.jobs {
             Some(config::Jobs::Directory(directory)) => {
                 Some(Box::new(DirectorySource::new(directory)) as Box<dyn Source>)
             }
             Some(config::Jobs::List(_)) | None => None,
-            Some(config::Jobs::Own(_)) => own,
+            Some(config::Jobs::Own(_)) => own.source,
         };
-        let acknowledged = own.as_ref().is_some_and(|source| source.acknowledges());
-        let (spool, sink) = prepare::prepare(&config, acknowledged, end_orphan)?;
+        let acknowledged = source.as_ref().is_some_and(|source| source.acknowledges());
+        let (spool, outputs) = prepare::prepare(&config, own.sink, acknowledged, end_orphan)?;
         let list = config.jobs.as_ref().and_then(config::Jobs::list);
         if let Some(list) = list {
             source::check(&spool, list)?;
         }
         let opening = balance::open(&spool)?;
-        let (spool, sink) = (Arc::new(spool), RefCell::new(sink));
+        let (spool, outputs) = (Arc::new(spool), RefCell::new(outputs));
         let intake = list.and_then(|list| Intake::open(&list.lines));
-        let (own, stopped) = (own.map(RefCell::new), Cell::new(false));
-        let launch = Launch { config, kinds, spool, sink, intake, own, stopped, opening, run_id };
+        let (own, stopped) = (source.map(RefCell::new), Cell::new(false));
+        let launch =
+            Launch { config, kinds, spool, outputs, intake, own, stopped, opening, run_id };
         launch.sign();
         Ok(launch)
     }
@@ -200,7 +209,7 @@ impl Launch {
     pub(crate) fn descriptors_foreign_to(&self, child: Child) -> Vec<RawFd> {
         let mut foreign = Vec::new();
         if child != Child::Buffer {
-            foreign.push(self.sink.borrow().descriptor());
+            foreign.extend(self.outputs.borrow().descriptors());
         }
         if let Some(intake) = self.intake.as_ref().filter(|_| child != Child::Source) {
             foreign.extend(intake.descriptors());
@@ -242,7 +251,10 @@ impl Launch {
             None => String::new(),
             Some(jobs) => format!("jobs from {}, ", origin(jobs)),
         };
-        let output = self.config.output.file.display();
+        let output = match &self.config.output.format {
+            config::Format::Own(name) => name.clone(),
+            _ => self.config.output.file.display().to_string(),
+        };
         format!("{list}{}, results to {output}", kinds.join(", "))
     }
 
@@ -376,7 +388,7 @@ impl Launch {
             // A command is ended by its own time-out.
             timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
             blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
-            failures: self.config.output.format.has_failures(),
+            recording: Recording::of(&self.config, !matches!(kind.task, Task::Command)),
             rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
         };
         let spool = Arc::clone(&self.spool);
@@ -418,8 +430,8 @@ impl Launch {
         let limit = self.config.shutdown.deadline;
         child::listen(orders, main, stop.clone(), limit, move || outlive_workers(&spool))?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
-        let mut sink = self.sink.borrow_mut();
-        let written = buffer::run(&self.spool, &mut *sink, policy, &stop, ready)?;
+        let mut outputs = self.outputs.borrow_mut();
+        let written = buffer::run(&self.spool, outputs.sinks(), policy, &stop, ready)?;
         log::info!("stopped: {written} records written");
         Ok(Outcome::Stopped)
     }

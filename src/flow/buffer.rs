@@ -12,7 +12,7 @@ use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
 use super::queue::{bell, ends};
-use super::sink::Sink;
+use super::sink::{Batch, Sink, Sinks, failed};
 use crate::config;
 use crate::error::Error;
 use crate::stop::Stop;
@@ -44,16 +44,17 @@ pub(crate) struct Policy {
 /// committed stays in the spool.
 pub(crate) fn run(
     spool: &Spool,
-    sink: &mut dyn Sink,
+    sinks: Sinks<'_>,
     policy: Policy,
     stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<u64, Error> {
     let readers: Result<Vec<_>, _> =
         (0..spool.lanes()).map(|lane| LaneReader::open(spool, lane)).collect();
+    sinks.output.belong_to(spool.identity());
     let mut buffer = Buffer {
         spool,
-        sink,
+        sinks,
         policy,
         stop,
         readers: readers.map_err(Error::system("can't map the lanes"))?,
@@ -70,7 +71,7 @@ pub(crate) fn run(
     buffer.recover()?;
     buffer.collect()?;
     buffer.close_books();
-    buffer.sink.look()?;
+    buffer.sinks.look()?;
     buffer.sync()?;
     if buffer.insane.contains(&true) {
         let message = "a lane has a tail that no worker can have stored; what is behind it is \
@@ -80,9 +81,9 @@ pub(crate) fn run(
     Ok(buffer.written)
 }
 
-struct Buffer<'a> {
+struct Buffer<'a, 's> {
     spool: &'a Spool,
-    sink: &'a mut dyn Sink,
+    sinks: Sinks<'s>,
     policy: Policy,
     stop: &'a Stop,
     readers: Vec<LaneReader>,
@@ -112,7 +113,7 @@ struct Pending {
     waiting: bool,
 }
 
-impl Buffer<'_> {
+impl Buffer<'_, '_> {
     /// Gathers units up to the given ends, and says how far that is.
     fn gather(&mut self, ends: &[u64], bytes_max: usize) -> Vec<Mark> {
         let mut lanes = self.books.lanes.clone();
@@ -140,7 +141,7 @@ impl Buffer<'_> {
                 quarantined: totals.quarantined.wrapping_add_signed(gathered.lost),
                 torn: totals.torn + gathered.torn.len() as u64,
             },
-            sinks: [self.sink.position(), None],
+            sinks: self.sinks.positions(),
             lanes,
             synced: self.books.synced.clone(),
         }
@@ -232,7 +233,8 @@ impl Buffer<'_> {
                 break;
             }
             self.put_torn_aside()?;
-            self.sink.look()?;
+            self.sinks.look()?;
+            self.lead();
             let next = self.books_after(lanes);
             next.store_intent(self.spool);
             if self.syncs_always() {
@@ -240,10 +242,14 @@ impl Buffer<'_> {
                 self.sync_spool()?;
                 self.free();
             }
-            self.write_all(0)?;
+            self.write_all(next.number(), [0, 0])?;
             self.commit(next)?;
             if !self.syncs_always() {
                 self.free();
+            } else if self.sinks.output.tells_by_number() {
+                // Its number is all that tells this batch from the next, whose intent takes the
+                // place of this one's.
+                self.sync_spool()?;
             }
         }
         if self.syncs_always() {
@@ -254,17 +260,33 @@ impl Buffer<'_> {
         Ok(())
     }
 
-    fn write_all(&mut self, mut done: usize) -> Result<(), Error> {
-        let mut room = Room::default();
-        while done < self.gathered.results.len() {
-            match self.sink.write(&self.gathered.results[done..]) {
-                Ok(written) => done += written,
-                Err(error) if is_full(&error) => room.wait(Path::new(&self.sink.name()), &error),
-                Err(error) => return Err(self.failed("can't write the output", error)),
-            }
+    /// Puts the header before what was gathered, if the output is empty.
+    fn lead(&mut self) {
+        let empty = match self.sinks.output.position() {
+            Some(position) => position.len == 0,
+            // Nobody knows, as of a pipe: once for each spool.
+            None => self.books.totals.results == 0,
+        };
+        if empty && !self.gathered.results.ends.is_empty() {
+            self.gathered.results.lead_with(self.sinks.output.header());
         }
-        if room.waited_for {
-            log::info!("{}: there is room again", self.sink.name());
+    }
+
+    /// Writes what was gathered to both sinks, from what is there already of it on.
+    fn write_all(&mut self, number: u64, done: [usize; 2]) -> Result<(), Error> {
+        write(self.sinks.output, self.gathered.results.batch(number), done[0])?;
+        let dead_letters = self.gathered.dead_letters.batch(number);
+        match self.sinks.dead_letters.as_deref_mut() {
+            Some(sink) => write(sink, dead_letters, done[1])?,
+            None if dead_letters.ends.is_empty() => {}
+            None => {
+                let message = "it holds dead letters, and no file is named for them";
+                return Err(Error::file(
+                    &self.spool.path,
+                    "the spool can't be written out",
+                    message,
+                ));
+            }
         }
         self.dirty = true;
         Ok(())
@@ -273,9 +295,9 @@ impl Buffer<'_> {
     /// Commits what was written; synced before, if the policy says so.
     fn commit(&mut self, mut next: Commit) -> Result<(), Error> {
         if self.syncs_always() {
-            self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
+            self.sinks.sync()?;
         }
-        next.sinks[0] = self.sink.position();
+        next.sinks = self.sinks.positions();
         if self.syncs_always() {
             next.all_synced();
         }
@@ -338,10 +360,10 @@ impl Buffer<'_> {
         if self.dirty {
             self.sync_spool()?;
         }
-        self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
+        self.sinks.sync()?;
         let mut next = self.books.clone();
         next.generation += 1;
-        next.sinks[0] = self.sink.position();
+        next.sinks = self.sinks.positions();
         next.all_synced();
         next.store(self.spool);
         self.books = next;
@@ -417,10 +439,22 @@ impl Buffer<'_> {
         wanted > self.spool.layout.geometry.lane_bytes
             && self.tail(lane).is_some_and(|tail| tail > self.books.lanes[lane].offset)
     }
+}
 
-    fn failed(&self, what: &str, error: io::Error) -> Error {
-        Error::file(Path::new(&self.sink.name()), what, error)
+/// Writes a batch, from what is there already of it on. Waits while the disk is full.
+fn write(sink: &mut dyn Sink, batch: Batch<'_>, mut done: usize) -> Result<(), Error> {
+    let mut room = Room::default();
+    while done < batch.bytes.len() {
+        match sink.write(batch, done) {
+            Ok(there) => done = there,
+            Err(error) if is_full(&error) => room.wait(Path::new(&sink.name()), &error),
+            Err(error) => return Err(failed(sink, "can't write the output", error)),
+        }
     }
+    if room.waited_for {
+        log::info!("{}: there is room again", sink.name());
+    }
+    Ok(())
 }
 
 /// Room on a disk that is full.

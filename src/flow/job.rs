@@ -1,7 +1,9 @@
 //! A job, as a worker function sees it, and what is recorded when it fails for good.
 
+use super::format::{self, Failures, Recording};
 use super::queue::frame::Kind;
 use super::queue::lane::Staged;
+use crate::config::Format;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::str::Utf8Error;
@@ -169,20 +171,50 @@ impl<E: std::error::Error> From<E> for JobError {
     }
 }
 
-/// What the output says of a job that has failed for good.
-#[derive(Debug, Serialize)]
+/// What is recorded of a job that has failed for good.
+#[derive(Debug)]
 pub(crate) struct Failure<'a> {
+    job: &'a [u8],
+    /// Only the beginning of the job is known.
+    cut: bool,
+    seq: u64,
+    round: Option<u64>,
+    error: &'a str,
+    attempt: u64,
+    worker: &'a str,
+}
+
+/// Its record in the output.
+#[derive(Serialize)]
+struct Failed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<&'a str>,
+    job: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_base64: Option<String>,
-    pub seq: u64,
+    job_base64: Option<String>,
+    seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub round: Option<u64>,
-    pub ok: bool,
-    pub error: &'a str,
-    pub attempt: u64,
-    pub worker: &'a str,
+    round: Option<u64>,
+    ok: bool,
+    error: &'a str,
+    attempt: u64,
+    worker: &'a str,
+}
+
+/// Its record in the dead letters.
+#[derive(Serialize)]
+struct DeadLetter<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_base64: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    job_cut: bool,
+    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round: Option<u64>,
+    reason: &'a str,
+    attempts: u64,
+    worker: &'a str,
 }
 
 impl<'a> Failure<'a> {
@@ -192,34 +224,46 @@ impl<'a> Failure<'a> {
         worker: &'a str,
         error: &'a str,
     ) -> Failure<'a> {
-        use base64::Engine;
-        let text = job.as_str().ok();
-        let encoded = || base64::engine::general_purpose::STANDARD.encode(job.text);
         Failure {
-            job: text,
-            job_base64: text.is_none().then(encoded),
+            job: job.text,
+            cut: false,
             seq: job.seq,
             round,
-            ok: false,
             error,
             attempt: job.attempt,
             worker,
         }
     }
 
-    /// Stages it as a line of JSON, if the output can hold one; otherwise the log says it.
-    pub(crate) fn stage(&self, recorded: bool, staged: &mut Staged) {
-        if !recorded {
-            log::warn!("job {} has failed (attempt {}): {}", self.seq, self.attempt, self.error);
-            return;
+    /// Of a job of which only the beginning is known: it can't be run again.
+    pub(crate) fn of_cut_job(self) -> Failure<'a> {
+        Failure { cut: true, ..self }
+    }
+
+    /// Stages it where failures are recorded; what can't be recorded is in the log.
+    pub(crate) fn stage(&self, recording: &Recording, staged: &mut Staged) {
+        use base64::Engine;
+        let job = std::str::from_utf8(self.job).ok();
+        let encoded = || base64::engine::general_purpose::STANDARD.encode(self.job);
+        let job_base64 = job.is_none().then(encoded);
+        let Failure { seq, round, error, attempt, worker, .. } = *self;
+        let staged = match recording.failures {
+            Failures::Output => staged.push(Kind::Result, |out| {
+                let ok = false;
+                let record = Failed { job, job_base64, seq, round, ok, error, attempt, worker };
+                format::encode(&recording.format, &record, out)
+            }),
+            Failures::DeadLetters => staged.push(Kind::DeadLetter, |out| {
+                let (job_cut, reason, attempts) = (self.cut, error, attempt);
+                let record =
+                    DeadLetter { job, job_base64, job_cut, seq, round, reason, attempts, worker };
+                format::encode(&Format::JsonLines, &record, out)
+            }),
+            Failures::Log => Err(JobError::new("")),
+        };
+        if staged.is_err() {
+            log::warn!("job {seq} has failed (attempt {attempt}): {error}");
         }
-        let encoded = staged.push(Kind::Result, |out| {
-            serde_json::to_writer(&mut *out, self)?;
-            out.push(b'\n');
-            Ok::<(), serde_json::Error>(())
-        });
-        // Writing JSON into memory fails for no text.
-        debug_assert!(encoded.is_ok());
     }
 }
 

@@ -9,6 +9,7 @@
 pub(crate) mod balance;
 pub(crate) mod buffer;
 pub(crate) mod emitter;
+pub(crate) mod format;
 pub(crate) mod job;
 pub(crate) mod prepare;
 pub(crate) mod quarantine;

@@ -2,6 +2,7 @@
 //! what an earlier run has kept in it is looked at.
 
 use super::buffer::Policy;
+use super::format;
 use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
@@ -10,15 +11,17 @@ use super::queue::repair::{give_up_damaged, repair};
 use super::queue::settle::Orphan;
 use super::queue::spool::Spool;
 use super::rebuild::{Plan, rebuild};
-use super::sink::Sink;
 use super::sink::file::FileSink;
+use super::sink::{Batch, Position, Sink, Sinks};
 use super::source::refill::refill;
 use super::source::{directory, lines};
-use crate::config::{Config, Jobs as Origin, Lines, Run};
+use crate::config::{Config, Format, Jobs as Origin, Lines, Output, Run};
 use crate::error::Error;
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, spawn};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +32,58 @@ const LANES_BYTES: u64 = 64 << 20;
 /// Bytes of a lane then, at the most and at the least.
 const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 
+/// What a pipeline writes to.
+pub(crate) struct Outputs {
+    pub output: Box<dyn Sink>,
+    pub dead_letters: Option<FileSink>,
+}
+
+impl Outputs {
+    fn open(config: &Config, own: Option<Box<dyn Sink>>) -> Result<Outputs, Error> {
+        let output: Box<dyn Sink> = match own {
+            Some(own) => own,
+            None => open_output(&config.output)?,
+        };
+        let open = |path: &PathBuf| FileSink::open(path, format::shape(&Format::JsonLines));
+        let dead_letters = config.dead_letters.as_ref().map(open).transpose()?;
+        Ok(Outputs { output, dead_letters })
+    }
+
+    pub(crate) fn sinks(&mut self) -> Sinks<'_> {
+        let dead_letters = self.dead_letters.as_mut().map(|file| file as &mut dyn Sink);
+        Sinks { output: &mut *self.output, dead_letters }
+    }
+
+    /// Descriptors that only the buffer needs.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let of_dead = self.dead_letters.iter().flat_map(Sink::descriptors);
+        self.output.descriptors().into_iter().chain(of_dead).collect()
+    }
+
+    /// From now on it is known where the files were before us.
+    fn begin(&mut self) -> Result<[Option<Position>; 2], Error> {
+        if !self.output.tells_by_number() {
+            self.output.open(None, Batch::default())?;
+        }
+        if let Some(file) = &mut self.dead_letters {
+            Sink::open(file, None, Batch::default())?;
+        }
+        Ok(self.sinks().positions())
+    }
+}
+
+fn open_output(output: &Output) -> Result<Box<dyn Sink>, Error> {
+    match &output.format {
+        Format::Sqlite { table } => super::sink::sqlite(&output.file, table, output.sync),
+        Format::Own(name) => Err(Error::Config(format!("{name}: the sink itself is missing"))),
+        format => {
+            let file = FileSink::open(&output.file, format::shape(format))?;
+            file.check_header()?;
+            Ok(Box::new(file))
+        }
+    }
+}
+
 /// Opens what the pipeline writes. `end` ends commands that an earlier run has left behind.
 /// `acknowledged`: the source has to hear of each job before its slot is freed.
 ///
@@ -37,11 +92,13 @@ const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 /// is kept in the spool is as it was then.
 pub(crate) fn prepare(
     config: &Config,
+    own: Option<Box<dyn Sink>>,
     acknowledged: bool,
     mut end: impl FnMut(Orphan),
-) -> Result<(Spool, FileSink), Error> {
+) -> Result<(Spool, Outputs), Error> {
     check_list(config)?;
     let path = spool_path(config)?;
+    check_dead_letters(config, &path)?;
     let geometry = geometry(config)?;
     let fingerprint = fingerprint(config);
     let existing = Spool::open(&path)?;
@@ -50,7 +107,7 @@ pub(crate) fn prepare(
         check_kept(spool, fingerprint, config)?;
         keeps = !spool.is_closed() && spool.has_fingerprint(fingerprint);
     }
-    let mut sink = FileSink::open(&config.output.file, config.output.format.terminator())?;
+    let mut outputs = Outputs::open(config, own)?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
         end_leftovers(spool);
         let run = spool.run();
@@ -75,17 +132,17 @@ pub(crate) fn prepare(
         Some(spool) if keeps => {
             let policy = Policy { flush: config.buffer, sync: config.output.sync };
             let plan = Plan { geometry, fingerprint, with_done: acknowledged };
-            rebuild(&spool, &path, &plan, (&mut sink, policy))?
+            rebuild(&spool, &path, &plan, (&mut outputs, policy))?
         }
         other => {
             let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
             let begin = ListPosition { round, complete: true, ..ListPosition::default() };
-            // From now on it is known where the output was before us.
-            sink.open(None, &[])?;
-            let sinks = [sink.position(), None];
+            let sinks = outputs.begin()?;
+            let last = other.as_ref().map_or(0, |old| Commit::last_number(old, fingerprint));
             Spool::create(&path, geometry, fingerprint, other.as_ref(), |new| {
                 begin.store(new, 1);
-                let mut books = Commit { generation: 1, sinks, ..Commit::initial(new.lanes()) };
+                let generation = last + 1;
+                let mut books = Commit { generation, sinks, ..Commit::initial(new.lanes()) };
                 books.all_synced();
                 books.store(new);
             })?
@@ -94,7 +151,7 @@ pub(crate) fn prepare(
     if config.fresh {
         forget(&spool, acknowledged);
     }
-    Ok((spool, sink))
+    Ok((spool, outputs))
 }
 
 /// A list that is run again and again must be one that can be read again; a directory must be there.
@@ -118,9 +175,40 @@ fn check_list(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// Dead letters among anything else that the pipeline reads or writes would destroy it.
+fn check_dead_letters(config: &Config, spool: &Path) -> Result<(), Error> {
+    let Some(path) = &config.dead_letters else { return Ok(()) };
+    let identity = |path: &Path| match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Some((metadata.dev(), metadata.ino())),
+        _ => None,
+    };
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let same = |other: &Path| {
+        absolute(other) == absolute(path)
+            || identity(other).is_some_and(|other| Some(other) == identity(path))
+    };
+    let list = match config.jobs.as_ref().and_then(Origin::list).map(|list| &list.lines) {
+        Some(Lines::File(list)) => Some(list.as_path()),
+        Some(Lines::Stdin) | None => None,
+    };
+    let others =
+        [(Some(config.output.file.as_path()), "output"), (Some(spool), "spool"), (list, "list")];
+    match others.iter().find(|(other, _)| other.is_some_and(same)) {
+        Some((_, what)) => Err(Error::Config(format!(
+            "dead_letters.file: {} is the {what} as well; name another file",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn spool_path(config: &Config) -> Result<PathBuf, Error> {
     if let Some(path) = &config.spool.file {
         return Ok(path.clone());
+    }
+    if let Format::Own(_) = &config.output.format {
+        let name = config.name.replace('/', "_");
+        return Ok(PathBuf::from(format!(".{name}.spool")));
     }
     let output = &config.output.file;
     if output.as_os_str() == "-" {
@@ -184,8 +272,16 @@ fn fingerprint(config: &Config) -> u64 {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         path.as_os_str().as_bytes().to_vec()
     };
-    let mut parts: Vec<Vec<u8>> =
-        vec![absolute(&config.output.file), vec![config.output.format.terminator()]];
+    let mut parts: Vec<Vec<u8>> = vec![absolute(&config.output.file)];
+    parts.push(match &config.output.format {
+        Format::JsonLines => vec![b'\n'],
+        Format::Postcard => vec![0],
+        other => format!("{other:?}").into_bytes(),
+    });
+    if let Some(path) = &config.dead_letters {
+        parts.push(b"dead letters".to_vec());
+        parts.push(absolute(path));
+    }
     match &config.jobs {
         None => parts.push(b"no list".to_vec()),
         Some(Origin::List(list)) => match &list.lines {
@@ -265,7 +361,8 @@ fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Er
         None => format!("{} jobs in hand or waiting", kept.jobs),
     };
     let records = if kept.records { ", and records that are not written yet" } else { "" };
-    let why = "of another pipeline (other jobs, another command or another output): run that one \
+    let why = "of another pipeline (other jobs, another command, another \
+               output or other dead letters): run that one \
                again to finish it";
     let fresh = if only_jobs { ", begin anew with --fresh to forget it" } else { "" };
     Err(Error::Config(format!(
@@ -307,7 +404,7 @@ fn forget(spool: &Spool, acknowledged: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Output, Worker};
+    use crate::config::Worker;
 
     fn config(command: &[&str]) -> Config {
         let command = command.iter().map(ToString::to_string).collect();
@@ -317,6 +414,7 @@ mod tests {
             workers: vec![Worker::new("w", Run::Command(command))],
             buffer: Default::default(),
             output: Output::new("out.jsonl"),
+            dead_letters: None,
             shutdown: Default::default(),
             restart: Default::default(),
             spool: Default::default(),

@@ -8,17 +8,22 @@
 //! This is done before anything is forked: the one time that main itself moves records.
 
 use super::buffer::{self, Policy};
+use super::prepare::Outputs;
 use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
 use super::queue::spool::Spool;
-use super::sink::Sink;
-use super::sink::file::FileSink;
 use crate::error::Error;
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
+use crate::sys::pidfd::PidFd;
+use crate::sys::{clock, fork, process, signal};
 use std::path::Path;
+use std::time::Duration;
+
+/// How often somebody looks whether a stop was asked for meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the new spool is to be.
 pub(crate) struct Plan {
@@ -39,7 +44,7 @@ pub(crate) fn rebuild(
     old: &Spool,
     path: &Path,
     plan: &Plan,
-    (sink, policy): (&mut FileSink, Policy),
+    (outputs, policy): (&mut Outputs, Policy),
 ) -> Result<Spool, Error> {
     let &Plan { geometry, fingerprint, with_done } = plan;
     let kept: Vec<usize> = {
@@ -63,7 +68,15 @@ pub(crate) fn rebuild(
     }
     let stop = Stop::new(|| {});
     stop.request();
-    let written = buffer::run(old, sink, policy, &stop, || {})?;
+    let before = Commit::load(old).totals.results;
+    if outputs.output.tells_by_number() {
+        // What an own sink opens is for a process of the buffer, not for all that come of this one.
+        apart(|| buffer::run(old, outputs.sinks(), policy, &stop, || {}))?;
+    } else {
+        buffer::run(old, outputs.sinks(), policy, &stop, || {})?;
+    }
+    let Commit { totals, boots, sinks, .. } = Commit::load(old);
+    let written = totals.results - before;
     let (_, position) = ListPosition::load(old);
     log::info!(
         "{}: built anew in another size: {written} records written before, {} jobs kept",
@@ -79,12 +92,39 @@ pub(crate) fn rebuild(
             }
         }
         position.store(new, 1);
-        let Commit { totals, boots, .. } = Commit::load(old);
-        let sinks = [sink.position(), None];
-        let mut books = Commit { generation: 1, totals, sinks, ..Commit::initial(new.lanes()) };
+        let generation = Commit::last_number(old, fingerprint) + 1;
+        let mut books = Commit { generation, totals, sinks, ..Commit::initial(new.lanes()) };
         books.all_synced();
         books.store(new);
         let damaged = old.run().damaged.load(Ordering::Relaxed) | boots;
         new.run().damaged.store(damaged, Ordering::Relaxed);
     })
+}
+
+/// Runs the buffer in a process of its own, to its end.
+fn apart(buffer: impl FnOnce() -> Result<u64, Error>) -> Result<(), Error> {
+    let main = || match buffer() {
+        Ok(_) => 0,
+        Err(error) => {
+            log::error!("{error}");
+            error.exit_code().code().into()
+        }
+    };
+    let child = fork::start(main).map_err(Error::system("can't start a process"))?;
+    let failed = Error::system("can't wait for a process");
+    let process = PidFd::open(child.as_raw()).map_err(failed)?;
+    while !process.wait(Some(clock::now() + LOOK)).unwrap_or(true) {
+        // Signals are blocked here, and no event tells of one.
+        if signal::is_stop_pending() {
+            let _killed = process.kill();
+        }
+    }
+    match process::reap(child) {
+        Some(process::Ended::Exited(0)) => Ok(()),
+        ended => Err(Error::Failure(format!(
+            "the spool's sizes have changed, and what is kept in it could not be written ({}). \
+             Nothing is lost",
+            ended.map_or_else(|| "it was killed".into(), |ended| ended.to_string())
+        ))),
+    }
 }

@@ -20,7 +20,8 @@ use super::queue::reader::{Mark, survey};
 use super::queue::repair::repair;
 use super::queue::settle::settle;
 use super::queue::spool::Spool;
-use super::sink::file::FileSink;
+use super::sink::Sinks;
+use super::sink::file::{FileSink, Shape};
 use super::source;
 use crate::config;
 use crate::error::Error;
@@ -73,7 +74,7 @@ fn open_spool(place: &Path) -> Spool {
 
 fn open_sink(place: &Path) -> FileSink {
     loop {
-        match FileSink::open(&output_of(place), b'\n') {
+        match FileSink::open(&output_of(place), Shape::ended_by(b'\n')) {
             Ok(sink) => return sink,
             Err(Error::Held(_)) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
@@ -134,7 +135,8 @@ fn drain(spool: &Spool, sink: &mut FileSink) {
         flush_after: Duration::from_secs(60),
     };
     let policy = Policy { flush, sync: config::SyncPolicy::Always };
-    buffer::run(spool, sink, policy, &stop, || {}).expect("drained");
+    buffer::run(spool, Sinks { output: sink, dead_letters: None }, policy, &stop, || {})
+        .expect("drained");
 }
 
 /// What the next start does once everything has died.

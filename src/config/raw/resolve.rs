@@ -6,24 +6,19 @@
 
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ::log::LevelFilter;
 use toml::Spanned;
 
-use super::super::{
-    Buffer, Config, Log, LogFormat, Output, Restart, Run, Shutdown, Spool, SyncPolicy, Worker,
-};
+use super::super::{Buffer, Config, Log, LogFormat, Restart, Run, Shutdown, Spool, Worker};
 use super::files::{UsedFile, same_files};
 use super::values::{self, Amount, Environment};
 use super::worker::{Kinds, KnownFunction};
 use super::{
-    Field, Loaded, Overrides, RawBuffer, RawConfig, RawLog, RawOutput, RawRestart, RawShutdown,
-    RawSpool, place,
+    Field, Loaded, Overrides, RawBuffer, RawConfig, RawLog, RawRestart, RawShutdown, RawSpool,
+    place,
 };
 use crate::error::Error;
-
-const OUTPUT_DEFAULT: &str = "results.jsonl";
 
 /// What a setting came from: the key or option that names it, and its place.
 #[derive(Debug, Clone)]
@@ -146,7 +141,7 @@ impl Resolver<'_> {
         result.map_err(|message| self.mistake(origin, &message)).ok()
     }
 
-    fn without_effect(&mut self, key: &str, consequence: &str) {
+    pub(super) fn without_effect(&mut self, key: &str, consequence: &str) {
         self.warnings.push(format!("{key} has no effect yet in this version: {consequence}"));
     }
 
@@ -232,9 +227,9 @@ impl Resolver<'_> {
             self.refuse_jobs(raw);
             (None, false)
         };
-        let output = self.output(&raw.output, &mut files);
+        let output = self.output(&raw.output, kinds.workers.as_deref(), &mut files);
         let buffer = self.buffer(&raw.buffer);
-        self.dead_letters(raw);
+        let dead_letters = self.dead_letters(raw, &mut files);
         let shutdown = self.shutdown(&raw.shutdown);
         let restart = self.restart(&raw.restart);
         let spool = self.spool(&raw.spool, &mut files);
@@ -253,6 +248,7 @@ impl Resolver<'_> {
                     workers,
                     buffer,
                     output,
+                    dead_letters,
                     shutdown,
                     restart,
                     spool,
@@ -282,54 +278,6 @@ impl Resolver<'_> {
             return;
         };
         self.mistake(&given, "no worker takes jobs: each of them is a producer");
-    }
-
-    fn output(&mut self, raw: &RawOutput, files: &mut Vec<UsedFile>) -> Output {
-        let file = self.path("output.file", &raw.file);
-        let file = match &self.overrides.output {
-            Some(path) => (path.clone(), Origin::option("--output")),
-            None => file.unwrap_or_else(|| {
-                (self.beside_file(Path::new(OUTPUT_DEFAULT)), Origin::file("output.file"))
-            }),
-        };
-        files.push(UsedFile::new(file.1, &file.0));
-        let mut output = Output::new(file.0);
-        if let Some(sync) = self.parsed("output.sync", &raw.sync, sync_policy) {
-            output.sync = sync;
-        }
-        self.rotation(raw);
-        output
-    }
-
-    /// Keys of a later version: checked, so that a file that is valid now stays valid then.
-    fn rotation(&mut self, raw: &RawOutput) {
-        const GROWS: &str = "the output is not rotated, it only grows";
-        self.size::<u64>("output.rotate_bytes", &raw.rotate_bytes, 1..=u64::MAX);
-        self.parsed("output.rotate_every", &raw.rotate_every, values::positive_duration);
-        self.number::<i64>("output.keep", &raw.keep, 0..=i64::MAX);
-        self.parsed("output.compress", &raw.compress, |text| {
-            values::word(text, &[("zstd", ()), ("gzip", ())])
-        });
-        for (key, is_set) in [
-            ("output.rotate_bytes", raw.rotate_bytes.is_some()),
-            ("output.rotate_every", raw.rotate_every.is_some()),
-            ("output.keep", raw.keep.is_some()),
-            ("output.compress", raw.compress.is_some()),
-        ] {
-            if is_set {
-                self.without_effect(key, GROWS);
-            }
-        }
-    }
-
-    fn dead_letters(&mut self, raw: &RawConfig) {
-        if let Some(dead_letters) = &raw.dead_letters {
-            self.path("dead_letters.file", &dead_letters.file);
-            self.without_effect(
-                "dead_letters",
-                "a job that failed for good is a result with \"ok\": false",
-            );
-        }
     }
 
     fn buffer(&mut self, raw: &RawBuffer) -> Buffer {
@@ -432,21 +380,6 @@ fn pipeline_name(text: &str) -> Result<String, String> {
         return Err("1 to 255 bytes without control characters are allowed".to_owned());
     }
     Ok(text.to_owned())
-}
-
-fn sync_policy(text: &str) -> Result<SyncPolicy, String> {
-    match text {
-        "always" => Ok(SyncPolicy::Always),
-        "never" => Ok(SyncPolicy::Never),
-        _ => match values::duration(text) {
-            Ok(Duration::ZERO) => Ok(SyncPolicy::Always),
-            Ok(interval) => Ok(SyncPolicy::Every(interval)),
-            Err(_) => Err(format!(
-                "{text:?} is not known: \"always\", \"never\" or a duration such as \"1s\" is \
-                 allowed"
-            )),
-        },
-    }
 }
 
 fn log_level(text: &str) -> Result<LevelFilter, String> {

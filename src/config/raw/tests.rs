@@ -1,7 +1,7 @@
 //! A file or a command line in, a configuration or its mistakes out.
 
 use super::*;
-use crate::config::{Jobs, Run, SyncPolicy};
+use crate::config::{Format, Jobs, Run, SyncPolicy};
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
@@ -99,7 +99,7 @@ fn every_key_of_the_interface_is_understood() {
     let Loaded { config, warnings, jobs_by_default } =
         files.load_with(&Overrides::default()).unwrap();
     assert!(!jobs_by_default);
-    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+    assert_eq!(warnings.len(), 4, "{warnings:#?}");
     assert!(warnings[0].starts_with("output.rotate_bytes has no effect yet in this version"));
     assert_eq!(config.name, "pings");
     let jobs = config.jobs.as_ref().and_then(Jobs::list).unwrap();
@@ -117,6 +117,7 @@ fn every_key_of_the_interface_is_understood() {
     assert_eq!(config.buffer.flush_after, Duration::from_secs(90));
     assert_eq!(config.output.file, files.path("pings.jsonl"));
     assert_eq!(config.output.sync, SyncPolicy::Never);
+    assert_eq!(config.dead_letters, Some(files.path("pings.dead.jsonl")));
     assert_eq!(config.shutdown.deadline, Duration::from_secs(9));
     assert_eq!(config.shutdown.flush_reserve, Duration::from_secs(3));
     assert_eq!((config.restart.max, config.restart.within), (6, Duration::from_secs(31)));
@@ -227,7 +228,7 @@ fn mistakes_are_told_together_in_the_order_of_the_file() {
 fn mistakes_of_syntax_and_type_have_a_place_and_a_suggestion() {
     for (text, expected) in [
         ("[workers.ping]\nthread = 2", "2:1: unknown key \"thread\", did you mean \"threads\"?"),
-        ("[output]\nfoo = 2", "2:1: unknown key \"foo\". The keys here are file, sync,"),
+        ("[output]\nfoo = 2", "2:1: unknown key \"foo\". The keys here are file, format,"),
         ("[worker.x]", "1:2: unknown key \"worker\", did you mean \"workers\"?"),
         ("name = 5", "1:8: invalid type: integer `5`, expected a string"),
         ("[spool]\nlane = true", "2:8: invalid type: boolean `true`, expected a size such as"),
@@ -304,4 +305,52 @@ fn a_file_that_cannot_be_read_is_named() {
     let binary = folder.path().join("binary.toml");
     std::fs::write(&binary, b"a = 1\nb\xff").unwrap();
     assert!(text(&binary).contains("binary.toml:2:2: this is not valid UTF-8"));
+}
+
+/// A configuration whose `[output]` table is this one.
+fn with_output(table: &str) -> Result<Loaded, Error> {
+    let text =
+        format!("[jobs]\nlines = \"-\"\n[workers.w]\ncommand = [\"true\"]\n[output]\n{table}\n");
+    Files::new(&text).load_with(&Overrides::default())
+}
+
+#[test]
+fn a_format_brings_its_own_keys_and_defaults() {
+    let output = |table: &str| with_output(table).unwrap().config.output;
+    let csv = output("format = \"csv\"\ncolumns = [\"job\", \"ok\"]");
+    assert_eq!(csv.format, Format::Csv { columns: vec!["job".into(), "ok".into()] });
+    assert!(csv.file.ends_with("results.csv"));
+    let Format::Csv { columns } = output("format = \"csv\"").format else { panic!("csv") };
+    assert!(columns.starts_with(&["job".into(), "seq".into()]));
+    assert_eq!(output("format = \"json\"").format, Format::JsonLines);
+}
+
+#[test]
+fn a_format_that_can_not_be_is_refused_with_what_can() {
+    for (table, message) in [
+        ("format = \"jsno\"", "did you mean \"json\"?"),
+        ("format = \"lines\"", "the result of a command has several fields"),
+        ("format = \"postcard\"", "the result of a command has several fields"),
+        ("columns = [\"a\"]", "only the format \"csv\" has this key"),
+        ("format = \"csv\"\ncolumns = []", "at least one column"),
+        ("format = \"csv\"\ncolumns = [\"a\", \"a\"]", "there twice"),
+        ("format = \"csv\"\ntable = \"t\"", "only the format \"sqlite\" has this key"),
+        ("format = \"sqlite\"\ntable = \"sqlite_x\"", "can't be a table"),
+    ] {
+        let error = with_output(table).unwrap_err().to_string();
+        assert!(error.contains(message), "{table}: {error}");
+    }
+    let sqlite = with_output("format = \"sqlite\"").map(|loaded| loaded.config.output.format);
+    match (cfg!(feature = "sqlite"), sqlite) {
+        (true, Ok(format)) => assert_eq!(format, Format::Sqlite { table: "results".into() }),
+        (false, Err(error)) => assert!(error.to_string().contains("built without SQLite")),
+        (_, other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn dead_letters_have_a_file_of_their_own() {
+    let error = with_output("file = \"out.jsonl\"\n[dead_letters]\nfile = \"out.jsonl\"");
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("dead_letters.file: this is the same file as output.file"), "{error}");
 }

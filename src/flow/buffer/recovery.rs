@@ -6,11 +6,13 @@ use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::commit::Commit;
 use crate::flow::queue::processes;
+use crate::flow::sink::surplus::Found;
+use crate::flow::sink::{Batch, Position};
 use crate::sys::atomic::Ordering;
 use std::io;
 use std::path::PathBuf;
 
-impl Buffer<'_> {
+impl Buffer<'_, '_> {
     /// Finishes the batch that the last buffer was writing when it died, exactly that one.
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         if self.books.boots != self.boots() {
@@ -23,21 +25,23 @@ impl Buffer<'_> {
         }
         self.gathered.clear();
         let Some(intent) = intent else {
-            self.sink.open(self.books.sinks[0], &[])?;
+            self.open_sinks(self.books.sinks, 0)?;
+            self.note_places()?;
             // What an earlier buffer had committed and not yet freed.
             self.free();
             return Ok(());
         };
         let ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
         let lanes = self.gather(&ends, usize::MAX);
-        let done = self.sink.open(intent.sinks[0], &self.gathered.results)?;
+        let done = self.open_sinks(intent.sinks, intent.number())?;
         log::info!(
-            "going on with the batch that was being written: {done} of {} bytes are there",
-            self.gathered.results.len()
+            "going on with the batch that was being written: {} of {} bytes are there",
+            done[0] + done[1],
+            self.gathered.bytes()
         );
         self.put_torn_aside()?;
         let next = self.books_after(lanes);
-        self.write_all(done)?;
+        self.write_all(next.number(), done)?;
         self.commit(next)?;
         if self.syncs_always() {
             self.sync_spool()?;
@@ -46,48 +50,72 @@ impl Buffer<'_> {
         Ok(())
     }
 
+    /// Opens the sinks at these positions, and says how much of the batch of this number, which was
+    /// gathered, they have got.
+    fn open_sinks(&mut self, at: [Option<Position>; 2], number: u64) -> Result<[usize; 2], Error> {
+        // What was led by a header when it was written is compared with one that is.
+        let header = self.sinks.output.header().len();
+        let led = header > 0
+            && !self.gathered.results.ends.is_empty()
+            && at[0].is_some_and(|at| at.len == 0);
+        if led {
+            self.gathered.results.lead_with(self.sinks.output.header());
+        }
+        let done = self.sinks.output.open(at[0], self.gathered.results.batch(number))?;
+        if done == 0 {
+            // It may have to go to another place than it was meant for.
+            self.gathered.results.behead(if led { header } else { 0 });
+            self.lead();
+        }
+        let dead_letters = self.gathered.dead_letters.batch(number);
+        let done_of_dead = match self.sinks.dead_letters.as_deref_mut() {
+            Some(sink) => sink.open(at[1], dead_letters)?,
+            None => 0,
+        };
+        Ok([done, done_of_dead])
+    }
+
+    /// A sink may have said for the first time where it stands: killed in its first batch, it is to
+    /// know where that began.
+    fn note_places(&mut self) -> Result<(), Error> {
+        let places = self.sinks.positions();
+        if places.iter().zip(&self.books.sinks).all(|(now, then)| now.is_none() || then.is_some()) {
+            return Ok(());
+        }
+        self.books.generation += 1;
+        self.books.sinks = places;
+        self.books.store(self.spool);
+        if self.syncs_always() { self.sync_spool() } else { Ok(()) }
+    }
+
     /// After a power loss: what was published since the last sync and what the lanes still have of it
     /// is written, unless it stands in the output already. All of it is one batch without an intent:
     /// killed in between, it is done again, and finds what it had written.
+    ///
+    /// A sink that tells batches by their numbers can't be asked for records. If all but the batch of
+    /// the intent was synced, it is asked for that one, and the rest comes later, as ever.
     fn salvage(&mut self) -> Result<(), Error> {
         let committed = std::mem::replace(&mut self.books, Commit::initial(0));
         self.books = committed.clone().believed(self.spool);
+        let by_number = self.sinks.output.tells_by_number() && self.books.lanes == committed.lanes;
+        let intent = Commit::load_intent(self.spool, &committed).filter(|_| by_number);
         self.gathered.clear();
         let heads: Vec<u64> = committed.lanes.iter().map(|mark| mark.offset).collect();
         let mut lanes = self.books.lanes.clone();
         self.gather_on(&mut lanes, &heads, usize::MAX);
         let (jobs_done, jobs_failed) = (self.gathered.jobs_done, self.gathered.jobs_failed);
         self.books.lanes.clone_from(&lanes);
-        let tails = self.look().tails;
+        let tails = match &intent {
+            Some(intent) => intent.lanes.iter().map(|mark| mark.offset).collect(),
+            None if by_number => heads,
+            None => self.look().tails,
+        };
         self.gather_on(&mut lanes, &tails, usize::MAX);
-        let mut surplus = self.sink.salvage(self.books.sinks[0])?;
-        let found = surplus.take_from(&mut self.gathered);
-        if found.done == 0 {
-            self.sink.cut(&surplus.half)?;
-        }
+        let done = self.take_out(intent.as_ref())?;
         self.put_torn_aside()?;
-        // Of those that the lanes have lost, the output may have some.
-        let elsewhere = found.unknown.min(u64::try_from(self.gathered.lost).unwrap_or(0));
-        self.gathered.lost -= elsewhere.cast_signed();
-        self.gathered.result_records += elsewhere;
-        log::warn!(
-            "the machine was booted since the last run: of what was written or waiting since the \
-             last sync, {} records stand in the output ({} of them in no lane), {} are written anew, {} \
-             are lost",
-            found.there + elsewhere,
-            elsewhere,
-            self.gathered.result_records - found.there - elsewhere,
-            self.gathered.lost.max(0)
-        );
-        if found.unknown > elsewhere {
-            log::warn!(
-                "{}: {} records behind what was synced are in no lane; a job whose result one of them is \
-                 may be run again",
-                self.sink.name(),
-                found.unknown - elsewhere
-            );
-        }
         let mut next = self.books_after(lanes);
+        // Of a batch that was begun, the number is known.
+        let number = intent.as_ref().map(Commit::number);
         next.boots = self.boots();
         if self.gathered.lost <= 0 {
             // Ends of jobs can be overwritten whose results are all there.
@@ -98,14 +126,66 @@ impl Buffer<'_> {
         // As any sync: the spool, the output, the commit that says so. Otherwise a second power loss
         // could leave the commit without what it is about.
         self.sync_spool()?;
-        self.write_all(found.done)?;
-        self.sink.sync().map_err(|error| self.failed("can't sync the output", error))?;
-        next.sinks[0] = self.sink.position();
+        self.write_all(number.unwrap_or_else(|| next.number()), done)?;
+        self.sinks.sync()?;
+        next.sinks = self.sinks.positions();
         next.all_synced();
         self.commit(next)?;
         self.sync_spool()?;
         self.free();
         Ok(())
+    }
+
+    /// Takes the records out of what was gathered that outlived a power loss in the sinks, and says how
+    /// much of the rest is there: half of a record of each.
+    fn take_out(&mut self, intent: Option<&Commit>) -> Result<[usize; 2], Error> {
+        let pending = match intent {
+            Some(intent) => self.gathered.results.batch(intent.number()),
+            None => Batch::default(),
+        };
+        let mut surplus = self.sinks.output.salvage(self.books.sinks[0], pending)?;
+        let found = surplus.take_from(&mut self.gathered.results);
+        if found.done == 0 {
+            self.sinks.output.cut(&surplus.half)?;
+            self.lead();
+        }
+        let elsewhere = self.count_found(&found, &self.sinks.output.name());
+        self.gathered.result_records += elsewhere;
+        let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() else {
+            return Ok([found.done, 0]);
+        };
+        let mut surplus = dead_letters.salvage(self.books.sinks[1], Batch::default())?;
+        let of_dead = surplus.take_from(&mut self.gathered.dead_letters);
+        if of_dead.done == 0 {
+            dead_letters.cut(&surplus.half)?;
+        }
+        let name = dead_letters.name();
+        let elsewhere = self.count_found(&of_dead, &name);
+        self.gathered.dead_letter_records += elsewhere;
+        Ok([found.done, of_dead.done])
+    }
+
+    /// Says what was found in a sink. Of those that the lanes have lost, it may have some: the answer
+    /// is how many.
+    fn count_found(&mut self, found: &Found, sink: &str) -> u64 {
+        let elsewhere = found.unknown.min(u64::try_from(self.gathered.lost).unwrap_or(0));
+        self.gathered.lost -= elsewhere.cast_signed();
+        log::warn!(
+            "{sink}: the machine was booted since the last run: of what was written or waiting since \
+             the last sync, {} records stand there ({elsewhere} of them in no lane), {} are written \
+             anew, {} are lost",
+            found.there + elsewhere,
+            found.missing,
+            self.gathered.lost.max(0)
+        );
+        if found.unknown > elsewhere {
+            log::warn!(
+                "{sink}: {} records behind what was synced are in no lane; a job whose result one of \
+                 them is may be run again",
+                found.unknown - elsewhere
+            );
+        }
+        elsewhere
     }
 
     fn boots(&self) -> u64 {
@@ -141,7 +221,7 @@ impl Buffer<'_> {
     }
 
     fn try_to_put_aside(&self) -> io::Result<PathBuf> {
-        let mut aside = Quarantine::of(self.sink.beside().unwrap_or(&self.spool.path))?;
+        let mut aside = Quarantine::of(self.sinks.output.beside().unwrap_or(&self.spool.path))?;
         for torn in &self.gathered.torn {
             aside.append(&self.readers[torn.lane].bytes(*torn))?;
         }

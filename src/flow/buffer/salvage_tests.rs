@@ -199,10 +199,11 @@ fn with_sync_always_room_is_given_only_once_the_commit_is_on_the_disk() {
     let freed = || bench.spool.consumer(0).freed.load(Ordering::Acquire);
     let write = |file: &mut crate::flow::sink::file::FileSink, bytes: &[u8]| {
         assert_eq!(freed(), 0, "written, not committed");
-        file.write(bytes)
+        file.write(Batch::of(bytes), 0)
     };
     let (file, write) = (bench.sink(), Box::new(write));
     let mut sink = super::tests::Faulty { file, write, syncs: 2 };
-    run(&bench.spool, &mut sink, policy, &stop, || {}).expect("drained");
+    let sinks = Sinks { output: &mut sink, dead_letters: None };
+    run(&bench.spool, sinks, policy, &stop, || {}).expect("drained");
     assert_eq!(freed(), Commit::load(&bench.spool).lanes[0].offset);
 }

@@ -7,7 +7,7 @@ use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
 use crate::flow::sink::Position;
-use crate::flow::sink::file::FileSink;
+use crate::flow::sink::file::{FileSink, Shape};
 use crate::flow::sink::surplus::Surplus;
 use crate::sys::atomic::AtomicU64;
 use std::convert::Infallible;
@@ -36,7 +36,7 @@ impl Bench {
     /// descriptor, and with it the lock, until it is executed.
     pub fn sink(&self) -> FileSink {
         loop {
-            match FileSink::open(&self.path(), b'\n') {
+            match FileSink::open(&self.path(), Shape::ended_by(b'\n')) {
                 Ok(sink) => return sink,
                 Err(Error::Held(_)) => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
@@ -56,7 +56,8 @@ impl Bench {
     pub fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {
         let stop = Stop::new(|| {});
         stop.request();
-        run(&self.spool, sink, policy(), &stop, || {})
+        let sinks = Sinks { output: sink, dead_letters: None };
+        run(&self.spool, sinks, policy(), &stop, || {})
     }
 }
 
@@ -106,18 +107,18 @@ pub(super) fn dying(file: FileSink, mut left: usize) -> Faulty<'static> {
     let write = move |file: &mut FileSink, bytes: &[u8]| {
         let bytes = &bytes[..bytes.len().min(left)];
         left -= bytes.len();
-        if bytes.is_empty() { Err(killed()) } else { file.write(bytes) }
+        if bytes.is_empty() { Err(killed()) } else { file.write(Batch::of(bytes), 0) }
     };
     Faulty { file, write: Box::new(write), syncs: 0 }
 }
 
 impl Sink for Faulty<'_> {
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
         self.file.open(committed, pending)
     }
 
-    fn salvage(&mut self, committed: Option<Position>) -> Result<Surplus, Error> {
-        self.file.salvage(committed)
+    fn salvage(&mut self, synced: Option<Position>, pending: Batch<'_>) -> Result<Surplus, Error> {
+        self.file.salvage(synced, pending)
     }
 
     fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
@@ -132,8 +133,8 @@ impl Sink for Faulty<'_> {
         self.file.look()
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (self.write)(&mut self.file, bytes)
+    fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
+        (self.write)(&mut self.file, &batch.bytes[done..]).map(|written| done + written)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -215,7 +216,7 @@ fn a_batch_that_stands_in_an_output_that_was_emptied_is_not_written_again() {
     let path = bench.path();
     let truncated = |file: &mut FileSink, bytes: &[u8]| {
         std::fs::File::create(&path)?;
-        assert_eq!(file.write(bytes)?, bytes.len());
+        assert_eq!(file.write(Batch::of(bytes), 0)?, bytes.len());
         Err(killed())
     };
     assert!(bench.drain(&mut Faulty { file, write: Box::new(truncated), syncs: 0 }).is_err());
@@ -233,7 +234,7 @@ fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended(
     let mut intruder = intruder(bench.path());
     let write = move |file: &mut FileSink, bytes: &[u8]| {
         intruder()?;
-        file.write(bytes)
+        file.write(Batch::of(bytes), 0)
     };
     assert!(bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 1 }).is_ok());
     assert_eq!(bench.output(), format!("foreign\n{}", expected(0..2)));
@@ -267,7 +268,7 @@ fn an_output_that_somebody_appends_to_while_the_buffer_runs_keeps_every_committe
     // While the first batch is written the next is published; once that is written it dies.
     let write = move |file: &mut FileSink, bytes: &[u8]| {
         intruder()?;
-        let written = file.write(bytes)?;
+        let written = file.write(Batch::of(bytes), 0)?;
         writes += 1;
         if writes == 2 {
             return Err(killed());
@@ -295,7 +296,8 @@ fn idle(bench: &Bench) -> Duration {
         let buffer = scope.spawn(move || {
             let mut file = bench.sink();
             let before = used();
-            run(spool, &mut file, policy(), &stop, || {}).expect("drained");
+            run(spool, Sinks { output: &mut file, dead_letters: None }, policy(), &stop, || {})
+                .expect("drained");
             used() - before
         });
         stopper.wait(Duration::from_millis(200));
@@ -330,7 +332,8 @@ fn counters_that_a_broken_worker_wrote_end_in_no_panic() {
             let (spool, stopper) = (&bench.spool, stop.clone());
             let buffer = scope.spawn(|| {
                 let mut file = bench.sink();
-                let _ended = run(&bench.spool, &mut file, policy(), &stop, || {});
+                let sinks = Sinks { output: &mut file, dead_letters: None };
+                let _ended = run(&bench.spool, sinks, policy(), &stop, || {});
             });
             stopper.wait(Duration::from_millis(20));
             stopper.request();

@@ -41,10 +41,14 @@ pub(crate) struct Totals {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Synced {
     pub results: u64,
+    pub dead_letters: u64,
     pub jobs_done: u64,
     pub jobs_failed: u64,
     pub lanes: Vec<Mark>,
 }
+
+/// A boot is worth more batches than a spool ever has; and half a million boots fit into an `i64`.
+const BOOT_SHIFT: u32 = 44;
 
 /// How far everything has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +75,7 @@ impl Commit {
             lanes: vec![Mark::default(); lanes],
             synced: Synced {
                 results: 0,
+                dead_letters: 0,
                 jobs_done: 0,
                 jobs_failed: 0,
                 lanes: vec![Mark::default(); lanes],
@@ -93,20 +98,33 @@ impl Commit {
             let offset = synced.offset.max(oldest).min(head.offset);
             Mark { offset, records: synced.records }
         });
-        let Synced { results, jobs_done, jobs_failed, .. } = self.synced;
-        let sink = |at: Position| Position { len: at.synced, ..at };
+        let Synced { results, dead_letters, jobs_done, jobs_failed, .. } = self.synced;
         Commit {
             lanes: lanes.collect(),
-            totals: Totals { results, jobs_done, jobs_failed, ..self.totals },
-            sinks: self.sinks.map(|at| at.map(sink)),
+            totals: Totals { results, dead_letters, jobs_done, jobs_failed, ..self.totals },
+            sinks: self.sinks.map(|at| at.map(Position::at_sync)),
             ..self
         }
     }
 
+    /// The number of the batch that ends here, which no other batch of this spool has.
+    ///
+    /// After a power loss generations come again that the disk has never heard of, but a sink may
+    /// have. How often the power was lost is on the disk before anything is written after it.
+    pub(crate) fn number(&self) -> u64 {
+        self.generation.wrapping_add(self.boots << BOOT_SHIFT)
+    }
+
+    /// The number of the last batch of a spool, if it is of this pipeline; otherwise 0.
+    pub(crate) fn last_number(spool: &Spool, fingerprint: u64) -> u64 {
+        if spool.has_fingerprint(fingerprint) { Commit::load(spool).number() } else { 0 }
+    }
+
     /// Notes that everything in it is on the disk.
     pub(crate) fn all_synced(&mut self) {
-        let Totals { results, jobs_done, jobs_failed, .. } = self.totals;
-        self.synced = Synced { results, jobs_done, jobs_failed, lanes: self.lanes.clone() };
+        let Totals { results, dead_letters, jobs_done, jobs_failed, .. } = self.totals;
+        let lanes = self.lanes.clone();
+        self.synced = Synced { results, dead_letters, jobs_done, jobs_failed, lanes };
     }
 
     /// The newest commit.
@@ -170,6 +188,7 @@ impl Commit {
         words[16] = self.synced.results;
         words[17] = self.synced.jobs_done;
         words[18] = self.synced.jobs_failed;
+        words[19] = self.synced.dead_letters;
         let marks = self.lanes.iter().zip(&self.synced.lanes);
         words.extend(
             marks.flat_map(|(mark, synced)| {
@@ -202,6 +221,7 @@ impl Commit {
             lanes: marks(0),
             synced: Synced {
                 results: words[16],
+                dead_letters: words[19],
                 jobs_done: words[17],
                 jobs_failed: words[18],
                 lanes: marks(2),
@@ -235,6 +255,7 @@ mod tests {
             lanes: vec![Mark { offset: 9, records: 10 }, Mark { offset: 11, records: 12 }],
             synced: Synced {
                 results: 16,
+                dead_letters: 19,
                 jobs_done: 17,
                 jobs_failed: 18,
                 lanes: vec![Mark { offset: 5, records: 6 }, Mark { offset: 7, records: 8 }],

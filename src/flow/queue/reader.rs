@@ -15,6 +15,7 @@
 
 use super::frame::{self, ALIGN, HEAD, Head, JobEnd, Kind};
 use super::spool::Spool;
+use crate::flow::sink::Batch;
 use crate::sys::atomic::Ordering;
 use crate::sys::mmap::Mapping;
 use std::io;
@@ -38,13 +39,9 @@ pub(crate) struct Torn {
 /// What was read of the lanes for one batch.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
-    /// The results, one behind the other.
-    pub results: Vec<u8>,
-    /// Where each of them ends.
-    pub ends: Vec<usize>,
+    pub results: Stream,
     pub result_records: u64,
-    /// The dead letters, likewise.
-    pub dead_letters: Vec<u8>,
+    pub dead_letters: Stream,
     pub dead_letter_records: u64,
     pub jobs_done: u64,
     pub jobs_failed: u64,
@@ -57,12 +54,58 @@ pub(crate) struct Gathered {
     pub lost: i64,
 }
 
+/// Records for one of the sinks.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    /// One behind the other.
+    pub bytes: Vec<u8>,
+    /// Where each of them ends.
+    pub ends: Vec<usize>,
+}
+
+impl Stream {
+    pub(crate) fn push(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Puts bytes before the first record, as part of it.
+    pub(crate) fn lead_with(&mut self, header: &[u8]) {
+        self.bytes.splice(..0, header.iter().copied());
+        self.ends.iter_mut().for_each(|end| *end += header.len());
+    }
+
+    /// Takes as many bytes off its beginning.
+    pub(crate) fn behead(&mut self, len: usize) {
+        self.bytes.drain(..len);
+        self.ends.iter_mut().for_each(|end| *end -= len);
+    }
+
+    pub(crate) fn batch(&self, number: u64) -> Batch<'_> {
+        Batch { number, bytes: &self.bytes, ends: &self.ends }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Its bytes and records.
+    fn len(&self) -> (usize, usize) {
+        (self.bytes.len(), self.ends.len())
+    }
+
+    fn truncate(&mut self, (bytes, records): (usize, usize)) {
+        self.bytes.truncate(bytes);
+        self.ends.truncate(records);
+    }
+}
+
 /// How much had been gathered before a unit.
 struct Before {
-    results: usize,
-    ends: usize,
+    results: (usize, usize),
     result_records: u64,
-    dead_letters: usize,
+    dead_letters: (usize, usize),
     dead_letter_records: u64,
     lost: i64,
 }
@@ -70,12 +113,10 @@ struct Before {
 impl Gathered {
     pub(crate) fn clear(&mut self) {
         self.results.clear();
-        self.ends.clear();
         self.dead_letters.clear();
         self.torn.clear();
         *self = Gathered {
             results: std::mem::take(&mut self.results),
-            ends: std::mem::take(&mut self.ends),
             dead_letters: std::mem::take(&mut self.dead_letters),
             torn: std::mem::take(&mut self.torn),
             jobs: self.jobs.take(),
@@ -84,13 +125,12 @@ impl Gathered {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.results.len() + self.dead_letters.len()
+        self.results.bytes.len() + self.dead_letters.bytes.len()
     }
 
     fn before(&self) -> Before {
         Before {
             results: self.results.len(),
-            ends: self.ends.len(),
             result_records: self.result_records,
             dead_letters: self.dead_letters.len(),
             dead_letter_records: self.dead_letter_records,
@@ -100,7 +140,6 @@ impl Gathered {
 
     fn back_to(&mut self, before: &Before) {
         self.results.truncate(before.results);
-        self.ends.truncate(before.ends);
         self.dead_letters.truncate(before.dead_letters);
         self.result_records = before.result_records;
         self.dead_letter_records = before.dead_letter_records;
@@ -112,14 +151,14 @@ impl Gathered {
         match kind {
             Kind::Result | Kind::Alone => {
                 self.result_records += 1;
-                self.ends.push(self.results.len());
+                self.results.ends.push(self.results.bytes.len());
             }
             Kind::DeadLetter => {
                 self.dead_letter_records += 1;
-                self.dead_letters.extend_from_slice(&self.results[start..]);
-                self.results.truncate(start);
+                self.dead_letters.push(&self.results.bytes[start..]);
+                self.results.bytes.truncate(start);
             }
-            Kind::JobDone | Kind::JobFailed => self.results.truncate(start),
+            Kind::JobDone | Kind::JobFailed => self.results.bytes.truncate(start),
         }
     }
 }
@@ -192,7 +231,7 @@ impl LaneReader {
         let before = into.before();
         let mut at = mark;
         loop {
-            let Some((head, start)) = self.frame(at.offset, until, &mut into.results) else {
+            let Some((head, start)) = self.frame(at.offset, until, &mut into.results.bytes) else {
                 into.back_to(&before);
                 return None;
             };
@@ -200,7 +239,7 @@ impl LaneReader {
             let missing =
                 head.records.wrapping_sub(at.records.wrapping_add(head.kind.is_record().into()));
             let job = match head.kind {
-                Kind::JobDone | Kind::JobFailed => JobEnd::from_bytes(&into.results[start..])
+                Kind::JobDone | Kind::JobFailed => JobEnd::from_bytes(&into.results.bytes[start..])
                     .filter(|job| job.begin == mark.offset),
                 Kind::Result | Kind::DeadLetter | Kind::Alone => None,
             };

@@ -95,7 +95,8 @@ fn restore_books(spool: &Spool) -> Result<Commit, Error> {
     let (generation, sinks) = match intent {
         Some(intent) if is_pending(&intent) => (intent.generation - 1, intent.sinks),
         Some(intent) => (intent.generation, [None, None]),
-        None => (1, [None, None]),
+        // No batch may get the number of another, and nobody knows how many there were.
+        None => (1 << 40, [None, None]),
     };
     let generation = generation.max(1);
     // If the power was cut, that is still to be seen to.

@@ -3,6 +3,7 @@
 //! It is created whole under another name and then renamed, and locked by a descriptor that all
 //! our processes share and no command inherits: as long as one of them lives, it is held.
 
+use super::commit::Commit;
 use super::layout::{
     Bells, Consumer, Geometry, Header, LaneBell, Layout, MAGIC, PAGE, Process, Producer, Run,
     VERSION,
@@ -77,7 +78,12 @@ impl Spool {
         let layout = Layout::of(geometry);
         let temporary = sibling(path, &format!(".new-{}", std::process::id()));
         remove_unfinished(path);
-        let built = build(&temporary, layout, fingerprint, fill).and_then(|spool| {
+        // What goes on numbering its batches stays the same spool for who tells them by that.
+        let identity = match replaces {
+            Some(old) if Commit::last_number(old, fingerprint) > 0 => old.identity(),
+            _ => random(),
+        };
+        let built = build(&temporary, layout, (fingerprint, identity), fill).and_then(|spool| {
             publish(&temporary, path, replaces.is_some())?;
             Ok(spool)
         });
@@ -238,6 +244,11 @@ impl Spool {
         self.file.sync_data()
     }
 
+    /// Tells it from any other spool.
+    pub(crate) fn identity(&self) -> u64 {
+        self.header().identity.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn header(&self) -> &Header {
         self.mapping.at(0)
     }
@@ -381,7 +392,7 @@ fn remove_unfinished(path: &Path) {
 fn build(
     temporary: &Path,
     layout: Layout,
-    fingerprint: u64,
+    (fingerprint, identity): (u64, u64),
     fill: impl FnOnce(&Spool),
 ) -> Result<Spool, Error> {
     let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
@@ -408,13 +419,13 @@ fn build(
     };
     spool.run().boot_id.store(proc_fs::boot_id(), Ordering::Relaxed);
     fill(&spool);
-    write_header(&spool, fingerprint);
+    write_header(&spool, fingerprint, identity);
     // The name appears only after the content: what a crash leaves is the old spool or this one.
     spool.file.sync_all().map_err(|error| fail("can't write the spool", error))?;
     Ok(spool)
 }
 
-fn write_header(spool: &Spool, fingerprint: u64) {
+fn write_header(spool: &Spool, fingerprint: u64, identity: u64) {
     let (header, geometry) = (spool.header(), spool.layout.geometry);
     for (word, value) in [
         (&header.version, VERSION),
@@ -422,7 +433,7 @@ fn write_header(spool: &Spool, fingerprint: u64) {
         (&header.lane_bytes, geometry.lane_bytes),
         (&header.slots, geometry.slots.into()),
         (&header.job_bytes, geometry.job_bytes.into()),
-        (&header.identity, random()),
+        (&header.identity, identity),
         (&header.fingerprint, fingerprint),
     ] {
         word.store(value, Ordering::Relaxed);

@@ -134,7 +134,10 @@ fn a_job_of_a_worker_that_died_before_the_tail_is_ready_again_and_none_of_it_is_
     publish(&spool, &mut writer, &again, &[b"first\n", b"second\n"]);
     assert!(Jobs(&spool).is_done(0));
     let gathered = read(&spool, &mut mark);
-    assert_eq!((gathered.results.as_slice(), gathered.jobs_done), (&b"first\nsecond\n"[..], 1));
+    assert_eq!(
+        (gathered.results.bytes.as_slice(), gathered.jobs_done),
+        (&b"first\nsecond\n"[..], 1)
+    );
 }
 
 #[test]
@@ -271,7 +274,7 @@ fn what_one_thread_publishes_another_reads_whole_and_in_order() {
             let tail = ends::tail(spool.producer(0));
             reader.gather(&mut mark, tail, usize::MAX, &mut gathered);
             assert!(gathered.torn.is_empty(), "whole frames");
-            for record in gathered.results.chunks(508) {
+            for record in gathered.results.bytes.chunks(508) {
                 assert_eq!(record[..8], next.to_le_bytes());
                 next += 1;
             }
@@ -438,7 +441,7 @@ fn no_tail_and_no_bytes_of_a_broken_worker_make_the_reader_panic() {
         // An end, and no more than there is room for.
         let mut gathered = Gathered::default();
         reader.gather(&mut mark, until, usize::MAX, &mut gathered);
-        assert!(gathered.results.len() < 4096 && mark.offset - at <= 4096);
+        assert!(gathered.results.bytes.len() < 4096 && mark.offset - at <= 4096);
     }
 }
 
@@ -475,7 +478,7 @@ fn frames_go_on_over_the_end_of_the_ring_and_over_every_counter() {
         let record = number.to_le_bytes();
         writer.publish(&staged(&[&record, b""]), None).expect("room");
         let gathered = read(&spool, &mut mark);
-        assert_eq!((gathered.results.as_slice(), gathered.result_records), (&record[..], 2));
+        assert_eq!((gathered.results.bytes.as_slice(), gathered.result_records), (&record[..], 2));
         spool.consumer(0).freed.store(mark.offset, Ordering::Release);
     }
 }

@@ -99,14 +99,14 @@ fn gather(spool: &Spool) -> (Gathered, Mark) {
 fn whole_jobs(gathered: &Gathered) -> Vec<u64> {
     let jobs: Vec<u64> = (1..=JOBS)
         .filter(|job| {
-            let text = String::from_utf8_lossy(&gathered.results).into_owned();
+            let text = String::from_utf8_lossy(&gathered.results.bytes).into_owned();
             text.contains(&format!("{}{}", record(*job, 1), record(*job, 2)))
         })
         .collect();
     assert_eq!(gathered.result_records, 2 * jobs.len() as u64, "no job in parts");
     assert_eq!(gathered.jobs_done, jobs.len() as u64);
     let expected: String = jobs.iter().map(|job| record(*job, 1) + &record(*job, 2)).collect();
-    assert_eq!(gathered.results, expected.as_bytes());
+    assert_eq!(gathered.results.bytes, expected.as_bytes());
     jobs
 }
 
@@ -156,7 +156,10 @@ fn any_flipped_bit_costs_one_job_which_is_run_again_and_no_other() {
             assert_eq!(after_repair(&spool), (others.clone(), vec![hit]));
         }
         let (again, _) = gather(&spool);
-        assert_eq!(again.results, gathered.results, "a start skips what the buffer will skip");
+        assert_eq!(
+            again.results.bytes, gathered.results.bytes,
+            "a start skips what the buffer will skip"
+        );
     }
     assert!(torn > 10 * unharmed, "{torn} torn, {unharmed} unharmed");
 }
@@ -177,7 +180,7 @@ fn what_is_published_behind_torn_bytes_is_read_and_its_numbers_tell_what_is_lost
     let reader = LaneReader::open(&spool, 0).expect("ring");
     let (mut mark, mut more) = (mark, Gathered::default());
     reader.gather(&mut mark, tail(&spool), usize::MAX, &mut more);
-    assert_eq!((more.results, more.lost), (record(9, 1).into_bytes(), 2));
+    assert_eq!((more.results.bytes, more.lost), (record(9, 1).into_bytes(), 2));
     // Whoever reads all of it at once skips the same.
     let (mut mark, mut all) = (Mark { offset: begin, records: 100 }, Gathered::default());
     reader.gather(&mut mark, tail(&spool), usize::MAX, &mut all);
@@ -197,7 +200,7 @@ fn a_record_that_belongs_to_no_job_is_lost_alone() {
         let (gathered, _) = gather(&spool);
         let expected: String =
             (0..5).filter(|number| *number != hit).map(|number| record(number, 0)).collect();
-        assert_eq!(gathered.results, expected.as_bytes());
+        assert_eq!(gathered.results.bytes, expected.as_bytes());
         assert_eq!(gathered.lost, i64::from(hit < 4));
     }
 }

@@ -9,22 +9,46 @@
 mod salvage;
 
 use super::surplus::Surplus;
-use super::{Position, Sink};
+use super::{Batch, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::spool::{directory_of, sync_directory};
 use crate::sys::lock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// How records stand in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// The byte that every record ends with.
+    pub terminator: u8,
+    /// The terminator may also stand in a record, between quotes.
+    pub quoted: bool,
+    /// What a file begins with.
+    pub header: Vec<u8>,
+}
+
+impl Shape {
+    /// Records that end with this byte, which stands nowhere else in them.
+    pub(crate) const fn ended_by(terminator: u8) -> Shape {
+        Shape { terminator, quoted: false, header: Vec::new() }
+    }
+
+    /// Is this a whole record? A quote in a quoted field is written as two.
+    fn is_whole(&self, record: &[u8]) -> bool {
+        let quotes = || record.iter().filter(|byte| **byte == b'"').count();
+        record.last() == Some(&self.terminator) && (!self.quoted || quotes().is_multiple_of(2))
+    }
+}
 
 /// An output file, open and locked.
 #[derive(Debug)]
 pub(crate) struct FileSink {
     path: PathBuf,
-    /// The byte that every record ends with.
-    terminator: u8,
+    shape: Shape,
     file: File,
     /// A regular file has positions; a pipe or a terminal has none.
     regular: bool,
@@ -36,7 +60,7 @@ impl FileSink {
     ///
     /// # Errors
     /// [`Error::Held`] if another pipeline writes it; [`Error::File`] if it can't be written.
-    pub(crate) fn open(path: &Path, terminator: u8) -> Result<FileSink, Error> {
+    pub(crate) fn open(path: &Path, shape: Shape) -> Result<FileSink, Error> {
         let fail = |error: io::Error| Error::file(path, "can't open the output", error);
         let existing = std::fs::metadata(path).ok();
         if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
@@ -76,12 +100,32 @@ impl FileSink {
         let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
         // What was there before us is not to be judged after a power loss.
         let at = Position { device, inode, len, synced: len };
-        Ok(FileSink { path: path.to_path_buf(), terminator, file, regular, at })
+        Ok(FileSink { path: path.to_path_buf(), shape, file, regular, at })
     }
 
-    /// The descriptor, so that processes which don't write the output can let go of it.
-    pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.file)
+    /// Does an existing file begin as it should?
+    ///
+    /// # Errors
+    /// If it begins with something else.
+    pub(crate) fn check_header(&self) -> Result<(), Error> {
+        let header = &self.shape.header;
+        let len = usize::try_from(self.at.len).unwrap_or(usize::MAX);
+        let mut begin = vec![0; header.len().min(len)];
+        if !self.regular || self.file.read_exact_at(&mut begin, 0).is_err() {
+            // What is wrong will be said when it is written to.
+            return Ok(());
+        }
+        // A buffer can die, or the power can go, while the header is written.
+        if header.starts_with(&begin) || begin.contains(&0) {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "{}: has other columns: it begins with {:?}, and not with {:?}. Name another output, or \
+             the same columns (output.columns)",
+            self.path.display(),
+            String::from_utf8_lossy(&begin),
+            String::from_utf8_lossy(header)
+        )))
     }
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
@@ -98,7 +142,7 @@ impl FileSink {
         if metadata.nlink() == 0 {
             // Removed since main has opened it. A buffer before this one may have gone on in a new
             // file: that is the one to go on with.
-            *self = FileSink::open(&self.path, self.terminator)?;
+            *self = FileSink::open(&self.path, self.shape.clone())?;
             metadata = query(self)?;
         }
         self.at.len = metadata.len();
@@ -156,7 +200,7 @@ impl FileSink {
         let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
         let moved = FileSink {
             path: path.clone(),
-            terminator: self.terminator,
+            shape: self.shape.clone(),
             file,
             regular: true,
             at: committed,
@@ -216,6 +260,25 @@ impl FileSink {
         Ok(())
     }
 
+    /// Writes some of the bytes, and says how many.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.at.len += written as u64;
+                    if self.regular {
+                        // Appending has gone to the end, wherever somebody else has moved that.
+                        self.at.len = self.file.stream_position()?;
+                    }
+                    return Ok(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn end_an_open_line(&mut self) -> Result<(), Error> {
         let mut last = [0];
         let read = match self.at.len.checked_sub(1) {
@@ -223,10 +286,10 @@ impl FileSink {
             None => Ok(0),
         };
         if read.map_err(|error| self.fail("can't read the output", error))? == 1
-            && last[0] != self.terminator
+            && last[0] != self.shape.terminator
         {
             log::warn!("{}: did not end with a whole record; ended it", self.path.display());
-            let ended = self.write(&[self.terminator]);
+            let ended = self.append(&[self.shape.terminator]);
             ended.map_err(|error| self.fail("can't write the output", error))?;
             // Part of what was there before us.
             self.at.synced = self.at.len;
@@ -236,7 +299,8 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+        let pending = pending.bytes;
         if !self.regular {
             return Ok(0);
         }
@@ -284,7 +348,7 @@ impl Sink for FileSink {
         Ok(done)
     }
 
-    fn salvage(&mut self, committed: Option<Position>) -> Result<Surplus, Error> {
+    fn salvage(&mut self, committed: Option<Position>, _: Batch<'_>) -> Result<Surplus, Error> {
         if self.regular {
             self.find_again()?;
         }
@@ -292,7 +356,7 @@ impl Sink for FileSink {
         let committed = committed.map(|at| Position { device: self.at.device, ..at });
         match committed.filter(|committed| self.regular && self.is_at(committed)) {
             Some(committed) => self.keep_whole_records(committed.len),
-            None => self.open(committed, &[]).map(|_| Surplus::default()),
+            None => self.open(committed, Batch::default()).map(|_| Surplus::default()),
         }
     }
 
@@ -316,7 +380,7 @@ impl Sink for FileSink {
             self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
         if metadata.nlink() == 0 {
             log::warn!("{}: was removed; going on in a new file", self.path.display());
-            *self = FileSink::open(&self.path, self.terminator)?;
+            *self = FileSink::open(&self.path, self.shape.clone())?;
         } else if metadata.len() != self.at.len {
             log::warn!(
                 "{}: somebody else has changed its length from {} to {} bytes; going on at its end",
@@ -330,24 +394,13 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.file.write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    self.at.len += written as u64;
-                    if self.regular {
-                        // Appending has gone to the end, wherever somebody else has moved that.
-                        self.at.len = self.file.stream_position()?;
-                    }
-                    return Ok(written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+    fn header(&self) -> &[u8] {
+        &self.shape.header
     }
 
+    fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
+        self.append(&batch.bytes[done..]).map(|written| done + written)
+    }
     fn sync(&mut self) -> io::Result<()> {
         if self.regular {
             self.file.sync_data()?;
@@ -363,6 +416,10 @@ impl Sink for FileSink {
     fn name(&self) -> String {
         self.path.display().to_string()
     }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.file.as_raw_fd()]
+    }
 }
 
 #[cfg(test)]
@@ -373,7 +430,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temp dir");
         let path = directory.path().join("out");
         std::fs::write(&path, content).expect("write");
-        let sink = FileSink::open(&path, b'\n').expect("open");
+        let sink = FileSink::open(&path, Shape::ended_by(b'\n')).expect("open");
         (directory, sink)
     }
 
@@ -385,7 +442,7 @@ mod tests {
     fn what_of_a_batch_is_there_already_is_not_written_again() {
         let (_directory, mut sink) = sink(b"old\nnew");
         let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, b"new\nmore\n").expect("open"), 3);
+        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\nmore\n")).expect("open"), 3);
         assert_eq!(sink.position().expect("regular").len, 7);
     }
 
@@ -393,7 +450,7 @@ mod tests {
     fn bytes_that_are_not_ours_are_put_aside() {
         let (directory, mut sink) = sink(b"old\nnexx");
         let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 2);
+        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 2);
         assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nne");
         assert_eq!(std::fs::read(directory.path().join("out.quarantine")).expect("read"), b"xx");
     }
@@ -407,11 +464,11 @@ mod tests {
         std::fs::write(&path, "").expect("a new output");
         sink = loop {
             // See the test of the lock.
-            if let Ok(sink) = FileSink::open(&path, b'\n') {
+            if let Ok(sink) = FileSink::open(&path, Shape::ended_by(b'\n')) {
                 break sink;
             }
         };
-        assert_eq!(Sink::open(&mut sink, committed, b"new\n").expect("open"), 4);
+        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 4);
         assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
         assert_eq!(std::fs::read(&path).expect("read"), b"");
     }
@@ -425,8 +482,8 @@ mod tests {
         let metadata = std::fs::metadata(&path).expect("metadata");
         let (device, inode) = (metadata.dev(), metadata.ino());
         let committed = Some(Position { device, inode, len: 6, synced: 0 });
-        assert_eq!(Sink::open(&mut of_main, committed, b"second\n").expect("open"), 3);
-        of_main.write(b"ond\n").expect("write");
+        assert_eq!(Sink::open(&mut of_main, committed, Batch::of(b"second\n")).expect("open"), 3);
+        of_main.append(b"ond\n").expect("write");
         assert_eq!(std::fs::read(&path).expect("read"), b"first\nsecond\n");
     }
 
@@ -434,8 +491,8 @@ mod tests {
     fn what_somebody_else_appended_stays() {
         let (directory, mut sink) = sink(b"old\nforeign\n");
         let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, b"").expect("open"), 0);
-        sink.write(b"ours\n").expect("write");
+        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"")).expect("open"), 0);
+        sink.append(b"ours\n").expect("write");
         let content = std::fs::read(directory.path().join("out")).expect("read");
         assert_eq!(content, b"old\nforeign\nours\n");
     }
@@ -443,15 +500,15 @@ mod tests {
     #[test]
     fn an_existing_output_without_a_last_newline_gets_one() {
         let (directory, mut sink) = sink(b"old");
-        assert_eq!(Sink::open(&mut sink, None, b"").expect("open"), 0);
-        sink.write(b"ours\n").expect("write");
+        assert_eq!(Sink::open(&mut sink, None, Batch::of(b"")).expect("open"), 0);
+        sink.append(b"ours\n").expect("write");
         assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nours\n");
     }
 
     #[test]
     fn an_output_that_another_pipeline_writes_is_refused() {
         let (directory, _sink) = sink(b"");
-        let second = FileSink::open(&directory.path().join("out"), b'\n');
+        let second = FileSink::open(&directory.path().join("out"), Shape::ended_by(b'\n'));
         assert!(matches!(second, Err(Error::Held(_))));
     }
 }

@@ -1,10 +1,15 @@
 //! Where batches end up.
 
 pub(crate) mod file;
+pub(crate) mod own;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 pub(crate) mod surplus;
 
+use crate::config::SyncPolicy;
 use crate::error::Error;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 use surplus::Surplus;
 
@@ -28,24 +33,67 @@ impl Position {
     pub(crate) fn from_words([device, inode, len, synced]: [u64; 4]) -> Option<Position> {
         (inode != 0).then_some(Position { device, inode, len, synced })
     }
+
+    /// Of a sink that measures in its own way.
+    pub(crate) fn of_own(len: u64, synced: u64) -> Position {
+        Position { device: 0, inode: u64::MAX, len, synced }
+    }
+
+    /// Where it was at the last sync.
+    pub(crate) fn at_sync(self) -> Position {
+        Position { len: self.synced, ..self }
+    }
+}
+
+/// Records that are written together, or what is to be known of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Batch<'a> {
+    /// No other batch of this spool has the same; a later one has a larger one.
+    pub number: u64,
+    /// The records, one behind the other.
+    pub bytes: &'a [u8],
+    /// Where each of them ends.
+    pub ends: &'a [usize],
+}
+
+impl<'a> Batch<'a> {
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &'a [u8]) -> Batch<'a> {
+        Batch { bytes, ..Batch::default() }
+    }
+
+    /// The records, one after the other.
+    pub(crate) fn records(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| &self.bytes[std::mem::replace(&mut start, *end)..*end])
+    }
 }
 
 /// What the buffer writes batches to.
 pub(crate) trait Sink {
+    /// Says which spool the batches come from, before anything else is asked.
+    fn belong_to(&mut self, _spool: u64) {}
+
     /// Goes on behind the committed position. `pending` is the batch that was being written when
     /// the last buffer died: the answer is how many bytes of it are there already.
     ///
     /// # Errors
     /// If it can't be read, compared or put in order.
-    fn open(&mut self, committed: Option<Position>, pending: &[u8]) -> Result<usize, Error>;
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error>;
 
     /// As [`Sink::open`], after a power loss: only what was synced is certain, up to the position
-    /// that is given. The answer is what stands behind it.
+    /// that is given. The answer is what stands behind it. `pending` is a batch that may have been
+    /// written, if nothing else was since.
     ///
     /// # Errors
     /// As those of [`Sink::open`].
-    fn salvage(&mut self, synced: Option<Position>) -> Result<Surplus, Error> {
-        self.open(synced, &[]).map(|_| Surplus::default())
+    fn salvage(&mut self, synced: Option<Position>, pending: Batch<'_>) -> Result<Surplus, Error> {
+        self.open(synced, pending).map(Surplus::of_batch)
+    }
+
+    /// Does it tell batches by their numbers, and not by what is in them?
+    fn tells_by_number(&self) -> bool {
+        false
     }
 
     /// Puts the half of a record aside with which the place ends.
@@ -66,13 +114,21 @@ pub(crate) trait Sink {
     ///
     /// # Errors
     /// If it can't be queried, or is gone and can't be had again.
-    fn look(&mut self) -> Result<(), Error>;
+    fn look(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 
-    /// Writes some of the bytes, at least one, and says how many.
+    /// What stands before the first record of an empty place.
+    fn header(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Writes what follows the `done` bytes of the batch that are there, at least one byte of it,
+    /// and says how many are there then.
     ///
     /// # Errors
     /// What the system says; nothing was written then.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize>;
 
     /// Forces what was written to the disk.
     ///
@@ -87,4 +143,69 @@ pub(crate) trait Sink {
 
     /// What messages call it.
     fn name(&self) -> String;
+
+    /// Descriptors that no other process needs.
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+}
+
+/// All that a pipeline writes: its output, and the jobs that have failed for good, if they go
+/// elsewhere.
+pub(crate) struct Sinks<'a> {
+    pub output: &'a mut dyn Sink,
+    pub dead_letters: Option<&'a mut dyn Sink>,
+}
+
+impl Sinks<'_> {
+    /// Where they stand, as a commit says it.
+    pub(crate) fn positions(&self) -> [Option<Position>; 2] {
+        let dead_letters = self.dead_letters.as_ref().and_then(|sink| sink.position());
+        [self.output.position(), dead_letters]
+    }
+
+    /// [`Sink::look`] for each.
+    pub(crate) fn look(&mut self) -> Result<(), Error> {
+        self.output.look()?;
+        self.dead_letters.as_mut().map_or(Ok(()), |sink| sink.look())
+    }
+
+    /// [`Sink::sync`] for each.
+    ///
+    /// # Errors
+    /// With the name of the one that has failed.
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        let sync = |sink: &mut dyn Sink| {
+            let synced = sink.sync();
+            synced.map_err(|error| failed(sink, "can't sync the output", error))
+        };
+        sync(self.output)?;
+        match &mut self.dead_letters {
+            Some(sink) => sync(&mut **sink),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An SQLite database, to be opened by the buffer.
+///
+/// # Errors
+/// If this program was built without it.
+pub(crate) fn sqlite(path: &Path, table: &str, sync: SyncPolicy) -> Result<Box<dyn Sink>, Error> {
+    #[cfg(feature = "sqlite")]
+    return Ok(sqlite::open(path, table, sync));
+    #[cfg(not(feature = "sqlite"))]
+    {
+        let _unused = (table, sync);
+        Err(Error::Config(format!(
+            "{}: this program was built without SQLite: build it with the feature \"sqlite\", or \
+             choose another output.format",
+            path.display()
+        )))
+    }
+}
+
+/// The error of a sink, by its name.
+pub(crate) fn failed(sink: &dyn Sink, what: &str, error: io::Error) -> Error {
+    Error::file(Path::new(&sink.name()), what, error)
 }

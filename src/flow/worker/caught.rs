@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Calls it. A panic becomes an error with the panic's message.
 ///
 /// What the call has left half done is seen by nobody, or is dropped by the caller.
-pub(super) fn caught<R>(call: impl FnOnce() -> R) -> Result<R, String> {
+pub(crate) fn caught<R>(call: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let message = format!("panicked: {}", message(&*panic));
         // What was thrown may panic when it is dropped, and so may what that throws.

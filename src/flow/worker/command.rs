@@ -86,6 +86,8 @@ pub(crate) struct CommandResult<'a> {
     stderr: Captured,
     /// What the other fields don't tell.
     error: Option<String>,
+    /// Why it has failed, in a sentence.
+    reason: String,
     started: Duration,
     took: Duration,
 }
@@ -224,6 +226,7 @@ impl<'a> CommandResult<'a> {
             stdout: Captured::default(),
             stderr: Captured::default(),
             error: None,
+            reason: String::new(),
             started: clock::wall(),
             took: Duration::ZERO,
         }
@@ -231,6 +234,7 @@ impl<'a> CommandResult<'a> {
 
     fn fail(mut self, error: String, retryable: bool) -> CommandOutcome<'a> {
         self.error = Some(error.clone());
+        self.reason.clone_from(&error);
         CommandOutcome::Failed { result: self, reason: error, retryable }
     }
 
@@ -248,6 +252,7 @@ impl<'a> CommandResult<'a> {
             let separator = if reason.is_empty() { "" } else { ", " };
             reason = format!("{reason}{separator}{error}");
         }
+        self.reason.clone_from(&reason);
         let by_itself = !self.timed_out && self.error.is_none();
         match self.ended {
             Some(Ended::Exited(0)) if by_itself => {
@@ -261,32 +266,33 @@ impl<'a> CommandResult<'a> {
         }
     }
 
-    /// Appends the result as one line of JSON with its line end.
+    /// Appends the result as one line of JSON with its line end: as one that has failed for good, if it
+    /// is for the dead letters.
     ///
     /// A line that would be longer than `size_max` bytes gets less of stdout and stderr, marked as
     /// cut, so that it is not. Says whether it succeeded; if not, the line was appended without
     /// any output and still is longer.
     #[must_use]
-    pub(crate) fn encode(&self, out: &mut Vec<u8>, size_max: usize) -> bool {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, size_max: usize, dead: bool) -> bool {
         let begin = out.len();
         let (stdout, stderr) = (self.stdout.view(), self.stderr.view());
-        self.write(out, &stdout, &stderr);
+        self.write(out, &stdout, &stderr, dead);
         if out.len() - begin <= size_max {
             return true;
         }
         out.truncate(begin);
-        self.write(out, &stdout.none(), &stderr.none());
+        self.write(out, &stdout.none(), &stderr.none(), dead);
         let Some(room) = size_max.checked_sub(out.len() - begin) else { return false };
         out.truncate(begin);
         // Half for each, and what one doesn't need for the other.
         let (stdout_size, stderr_size) = (stdout.encoded_len(), stderr.encoded_len());
         let stdout_room = stdout_size.min((room / 2).max(room.saturating_sub(stderr_size)));
         let stderr_room = stderr_size.min(room - stdout_room);
-        self.write(out, &stdout.shrunk(stdout_room), &stderr.shrunk(stderr_room));
+        self.write(out, &stdout.shrunk(stdout_room), &stderr.shrunk(stderr_room), dead);
         true
     }
 
-    fn write(&self, out: &mut Vec<u8>, stdout: &View<'_>, stderr: &View<'_>) {
+    fn write(&self, out: &mut Vec<u8>, stdout: &View<'_>, stderr: &View<'_>, dead: bool) {
         let JobRef { job, seq, round, attempt } = self.job;
         out.push(b'{');
         match std::str::from_utf8(job) {
@@ -297,7 +303,13 @@ impl<'a> CommandResult<'a> {
         if let Some(round) = round {
             put(out, format_args!(",\"round\":{round}"));
         }
-        put(out, format_args!(",\"ok\":{}", self.ok));
+        if dead {
+            out.push(b',');
+            put_text(out, "reason", &self.reason);
+            put(out, format_args!(",\"attempts\":{attempt}"));
+        } else {
+            put(out, format_args!(",\"ok\":{}", self.ok));
+        }
         match self.ended {
             Some(Ended::Exited(code)) => put(out, format_args!(",\"exit\":{code}")),
             Some(Ended::Signaled(signal)) => {
@@ -310,11 +322,14 @@ impl<'a> CommandResult<'a> {
         }
         stdout.write(out, "stdout");
         stderr.write(out, "stderr");
-        if let Some(error) = &self.error {
+        if let Some(error) = self.error.as_ref().filter(|_| !dead) {
             out.push(b',');
             put_text(out, "error", error);
         }
-        put(out, format_args!(",\"attempt\":{attempt},"));
+        if !dead {
+            put(out, format_args!(",\"attempt\":{attempt}"));
+        }
+        out.push(b',');
         put_text(out, "worker", self.worker);
         put(out, format_args!(",\"started\":\"{:.6}\"", timestamp(self.started)));
         let seconds = format!("{}.{:06}", self.took.as_secs(), self.took.subsec_micros());

@@ -136,7 +136,7 @@ fn call_for_job<T>(
     };
     staged.clear();
     let failure = Failure::of(&attempt.job, attempt.round, attempt.worker, &message);
-    failure.stage(attempt.failures, staged);
+    failure.stage(attempt.recording, staged);
     let verdict = match consequence {
         Consequence::Retry => Verdict::Failed { retry: true },
         Consequence::Fail => Verdict::Failed { retry: false },

@@ -1,12 +1,13 @@
 //! A worker process: threads that take jobs and publish their results, or produce without jobs.
 
-mod caught;
+pub(crate) mod caught;
 pub(crate) mod command;
 pub(crate) mod function;
 mod process_work;
 mod watchdog;
 
 use super::emitter::Publish;
+use super::format::Recording;
 use super::job::{Failure, Job, JobError};
 use super::queue::commit::Commit;
 use super::queue::frame::Kind;
@@ -47,8 +48,8 @@ pub(crate) struct Attempt<'a> {
     pub job: Job<'a>,
     /// The round, if results say it.
     pub round: Option<u64>,
-    /// The output can say that a job has failed.
-    pub failures: bool,
+    /// What of it is recorded where.
+    pub recording: &'a Recording,
     /// Name of the worker process, as results say it.
     pub worker: &'a str,
     /// Bytes of the longest record.
@@ -128,8 +129,8 @@ pub(crate) struct Settings {
     pub timeout: Option<Duration>,
     /// How the process before this one ended, if its jobs may have been the cause.
     pub blamed: Option<u64>,
-    /// The output can say that a job has failed.
-    pub failures: bool,
+    /// What of a job is recorded where.
+    pub recording: Recording,
     /// Results say in which round they came to be.
     pub rounds: bool,
 }
@@ -387,7 +388,8 @@ impl JobThread<'_> {
             Job { text: &job.text, seq: job.seq, round: job.round, attempt: job.attempts + 1 };
         if let Some(reason) = job.reason {
             let text = self.explain(reason);
-            self.stage_failure(&view, &text);
+            let cut = matches!(reason, Reason::TooLong | Reason::Damaged);
+            self.stage_failure(&view, &text, cut);
             self.publish(job, &view, Kind::JobFailed);
             return Ok(());
         }
@@ -442,7 +444,7 @@ impl JobThread<'_> {
         let attempt = Attempt {
             job: view,
             round: self.settings.rounds.then_some(job.round),
-            failures: self.settings.failures,
+            recording: &self.settings.recording,
             worker: &self.settings.name,
             record_max: self.record_max,
             note_command: &|group, start| self.jobs.note_command(job, group, start),
@@ -463,7 +465,7 @@ impl JobThread<'_> {
     fn publish(&mut self, job: &Claimed, view: &Job<'_>, kind: Kind) {
         if let Err(too_large) = self.publish_staged(job, kind) {
             self.staged.clear();
-            self.stage_failure(view, &too_large.to_string());
+            self.stage_failure(view, &too_large.to_string(), false);
             // A failure holds the job's text and a sentence; every lane holds more.
             self.publish_staged(job, Kind::JobFailed)
                 .unwrap_or_else(|error| panic!("no room for a failure: {error}"));
@@ -480,10 +482,11 @@ impl JobThread<'_> {
         lane.publish(&self.staged, Some(finish))
     }
 
-    fn stage_failure(&mut self, job: &Job<'_>, why: &str) {
+    fn stage_failure(&mut self, job: &Job<'_>, why: &str, cut: bool) {
         let round = self.settings.rounds.then_some(job.round);
         let failure = Failure::of(job, round, &self.settings.name, why);
-        failure.stage(self.settings.failures, &mut self.staged);
+        let failure = if cut { failure.of_cut_job() } else { failure };
+        failure.stage(&self.settings.recording, &mut self.staged);
     }
 
     fn explain(&self, reason: Reason) -> String {

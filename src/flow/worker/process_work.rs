@@ -2,10 +2,12 @@
 
 use super::command::{CommandOutcome, CommandRunner, JobRef};
 use super::{Attempt, ProcessWork, ThreadWork, Verdict, Work};
+use crate::config::Format;
+use crate::flow::format::{self, Failures};
 use crate::flow::job::JobError;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::Staged;
-use std::convert::Infallible;
+use serde_json::Value;
 
 impl Work for CommandRunner {
     fn start(&self) -> Result<Box<dyn ProcessWork + '_>, JobError> {
@@ -42,12 +44,24 @@ impl ThreadWork for &CommandRunner {
                 (result, Verdict::Interrupted)
             }
         };
-        let staged = staged.push(Kind::Result, |bytes| {
+        let dead = verdict != Verdict::Done && attempt.recording.failures == Failures::DeadLetters;
+        let kind = if dead { Kind::DeadLetter } else { Kind::Result };
+        let format = &attempt.recording.format;
+        let pushed = staged.push(kind, |bytes| {
+            let before = bytes.len();
             // If not even the rest of it fits, publishing says so, and the job fails for it.
-            let _fits = result.encode(bytes, attempt.record_max);
-            Ok::<(), Infallible>(())
+            let _fits = result.encode(bytes, attempt.record_max, dead);
+            if dead || *format == Format::JsonLines {
+                return Ok(());
+            }
+            let record: Value = serde_json::from_slice(&bytes[before..])?;
+            bytes.truncate(before);
+            format::encode(format, &record, bytes)
         });
-        let Ok(()) = staged;
+        if let Err(error) = pushed {
+            log::error!("job {}: its result can't be written: {error}", job.seq);
+            return Verdict::Failed { retry: false };
+        }
         verdict
     }
 }

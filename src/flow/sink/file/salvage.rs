@@ -36,17 +36,20 @@ impl FileSink {
         let mut reader = BufReader::new(From { file: &file, offset: at });
         let mut record = Vec::new();
         while at < length {
-            record.clear();
-            let mut limited = (&mut reader).take(PAYLOAD_MAX as u64 + 1);
-            let read = limited
-                .read_until(self.terminator, &mut record)
+            let read = self
+                .read_record(&mut reader, &mut record)
                 .map_err(|error| unreadable(self, error))?;
-            if read == 0 || self.is_torn(&record) {
+            if at == 0 && !record.is_empty() && record == self.shape.header {
+                at += read as u64;
+                continue;
+            }
+            let half_of_header = at == 0 && self.shape.header.starts_with(&record);
+            if read == 0 || half_of_header || self.is_torn(&record) {
                 self.quarantine(at)?;
                 self.at.len = at;
                 break;
             }
-            if record.last() == Some(&self.terminator) {
+            if self.shape.is_whole(&record) {
                 surplus.add(&record);
             } else {
                 surplus.half.clone_from(&record);
@@ -56,10 +59,22 @@ impl FileSink {
         Ok(surplus)
     }
 
+    /// Reads a record, or the half of one with which the file ends, and says how long it is.
+    fn read_record(&self, from: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<usize> {
+        record.clear();
+        let mut limited = from.take(PAYLOAD_MAX as u64 + 1);
+        while limited.read_until(self.shape.terminator, record)? > 0 {
+            if self.shape.is_whole(record) {
+                break;
+            }
+        }
+        Ok(record.len())
+    }
+
     /// Blocks that were never written are read as zeroes. JSON has none; postcard's records end
     /// with one, so two in a row are one too many.
     fn is_torn(&self, record: &[u8]) -> bool {
-        match self.terminator {
+        match self.shape.terminator {
             0 => record == [0],
             _ => record.contains(&0),
         }
@@ -68,8 +83,8 @@ impl FileSink {
 
 #[cfg(test)]
 mod tests {
-    use crate::flow::sink::file::FileSink;
-    use crate::flow::sink::{Position, Sink};
+    use crate::flow::sink::file::{FileSink, Shape};
+    use crate::flow::sink::{Batch, Position, Sink};
 
     /// An output of which `synced` bytes are certain, after the power came back: its records behind
     /// them, half of one at its end, what is left of it, what was put aside.
@@ -77,10 +92,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("temp dir");
         let path = directory.path().join("out");
         std::fs::write(&path, content).expect("write");
-        let mut sink = FileSink::open(&path, b'\n').expect("open");
+        let mut sink = FileSink::open(&path, Shape::ended_by(b'\n')).expect("open");
         let here = sink.position().expect("a file");
         let device = here.device + 1;
-        let surplus = sink.salvage(Some(Position { len: synced, device, ..here }));
+        let synced = Some(Position { len: synced, device, ..here });
+        let surplus = sink.salvage(synced, Batch::default());
         let surplus = surplus.expect("salvaged");
         let aside = directory.path().join("out.quarantine");
         let half = surplus.half.clone();

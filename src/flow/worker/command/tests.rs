@@ -57,7 +57,7 @@ fn result<'a, 'b>(outcome: &'b CommandOutcome<'a>) -> &'b CommandResult<'a> {
 
 fn encoded(result: &CommandResult<'_>) -> serde_json::Value {
     let mut line = Vec::new();
-    assert!(result.encode(&mut line, usize::MAX));
+    assert!(result.encode(&mut line, usize::MAX, false));
     assert_eq!(line.pop(), Some(b'\n'));
     assert!(!line.contains(&b'\n'));
     serde_json::from_slice(&line).expect("is JSON")
@@ -85,7 +85,7 @@ fn a_result_looks_as_it_is_documented() {
     result.stdout = Captured::Text { text: "...".to_owned(), cut: false };
     result.started = Duration::new(1_769_899_159, 123_456_789);
     result.took = Duration::from_millis(12);
-    assert!(result.encode(&mut line, usize::MAX));
+    assert!(result.encode(&mut line, usize::MAX, false));
     let expected = concat!(
         r#"{"job":"example.org","seq":17,"ok":true,"exit":0,"stdout":"...","stderr":"","#,
         r#""attempt":1,"worker":"ping/0","started":"2026-01-31T22:39:19.123456Z","#,
@@ -396,10 +396,10 @@ fn a_line_is_never_longer_than_allowed_and_holds_the_beginning_of_each_output() 
         let mut result = CommandResult::new(job(b"j\"\xC3\xA4"), "test/0");
         (result.stdout, result.stderr) = (random.captured(), random.captured());
         let mut whole = Vec::new();
-        assert!(result.encode(&mut whole, usize::MAX));
+        assert!(result.encode(&mut whole, usize::MAX, false));
         let size_max = random.below(whole.len() + 10);
         let mut line = b"before".to_vec();
-        let fits = result.encode(&mut line, size_max);
+        let fits = result.encode(&mut line, size_max, false);
         let line = line.strip_prefix(b"before").expect("is appended");
         assert_eq!(fits, line.len() <= size_max);
         if whole.len() <= size_max {
