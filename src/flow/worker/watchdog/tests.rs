@@ -1,7 +1,9 @@
 //! Whose job it is in the end, what is noted of it, and how seldom the watchdog wakes.
 
 use super::*;
+use crate::config::Format;
 use crate::error::Error;
+use crate::flow::format::{Failures, Recording};
 use crate::flow::queue::jobs::{Claim, Claimer, NewJob, Phase, Reason};
 use crate::flow::queue::layout::Geometry;
 use crate::flow::queue::settle::{Orphan, settle};
@@ -39,7 +41,7 @@ fn settings(threads: u16, attempts: u64, retry_delay: Duration) -> Settings {
         retry_delay,
         timeout: None,
         blamed: None,
-        failures: true,
+        recording: Recording { format: Format::JsonLines, failures: Failures::Output },
         rounds: false,
     }
 }
