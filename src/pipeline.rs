@@ -4,7 +4,7 @@ pub mod sink;
 pub mod source;
 mod workers;
 
-use crate::config::{self, Config, Run, Worker};
+use crate::config::{self, Config, Worker};
 use crate::control::launch::{Kind, Launch, Own, Task};
 use crate::control::signal;
 use crate::control::supervisor::{self, Inbox};
@@ -220,23 +220,9 @@ pub fn block_signals() {
 }
 
 /// Runs what a configuration declares, with the functions of this program.
-pub(crate) fn run_config(config: Config, mut daemon: Daemon) -> Result<Report, Error> {
-    let kinds = config
-        .workers
-        .iter()
-        .map(|worker| {
-            let task = match &worker.run {
-                Run::Command(_) => Some(Task::Command),
-                Run::Function(name) => daemon.task(name, &config.output),
-            };
-            // Who resolved the configuration knows the functions.
-            let task = task.ok_or_else(|| {
-                Error::Config(format!("workers.{}: no such function", worker.name))
-            })?;
-            Ok(Kind { settings: worker.clone(), task })
-        })
-        .collect::<Result<Vec<Kind>, Error>>()?;
-    run(config, kinds, Own::default())
+pub(crate) fn run_config(config: Config, daemon: Daemon) -> Result<Report, Error> {
+    let (kinds, own) = daemon.parts(&config)?;
+    run(config, kinds, own)
 }
 
 /// Longer times could not be added to the clock.

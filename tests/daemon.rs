@@ -133,7 +133,7 @@ fn procsig_itself_says_where_functions_come_from() {
     place.write("jobs.txt", "a\n");
     place.write("sums.toml", FUNCTIONS);
     let ended = place.command(&["run", "sums.toml"]).finish();
-    refused(&place, &ended, 78, &["procsig itself knows no functions", "Daemon"]);
+    refused(&place, &ended, 78, &["this program has no functions", "Daemon::worker"]);
 }
 
 #[test]
@@ -177,4 +177,52 @@ fn a_daemon_that_is_killed_goes_on_where_it_was() {
         let content = name.strip_suffix(".txt").expect("a name").as_bytes();
         assert_eq!(sum, crc32c::crc32c(content), "{name}");
     }
+}
+
+const OWN: &str = "[jobs]\nsource = \"hundred\"\n[output]\nsink = \"table\"\n[workers.size]\nfunction = \"size\"\n";
+
+/// The test's own daemon, and a hundred files.
+fn own_place() -> Place {
+    let place = Place::of(example("test_sizes"));
+    for number in 0..100 {
+        place.write(&number.to_string(), "x".repeat(number));
+    }
+    place.write("own.toml", OWN);
+    place
+}
+
+#[test]
+fn a_configuration_names_a_sink_and_a_source_of_the_program() {
+    let place = own_place();
+    place.command(&["check", "own.toml"]).finish().assert_exit(0);
+    place.command(&["run", "own.toml"]).finish().assert_exit(0);
+    let table = place.read("table.txt");
+    let mut lines: Vec<&str> = table.lines().collect();
+    lines.sort_by_key(|line| line.split(' ').next().and_then(|number| number.parse::<u32>().ok()));
+    let expected: Vec<String> = (0..100).map(|number| format!("{number} {number}")).collect();
+    assert_eq!(lines, expected);
+    assert!(place.path(".own.spool").exists(), "{:?}", place.files());
+}
+
+#[test]
+fn a_sink_that_can_not_take_what_a_function_emits_is_refused_before_anything_runs() {
+    let place = own_place();
+    place.write("own.toml", OWN.replace("\"size\"", "\"echo\""));
+    for command in ["check", "run"] {
+        let ended = place.command(&[command, "own.toml"]).finish();
+        let words = ["workers.size", "emits alloc::string::String", "test_sizes::Size"];
+        refused(&place, &ended, 78, &words);
+    }
+    place.write("own.toml", OWN.replace("function = \"size\"", "command = [\"true\"]"));
+    let ended = place.command(&["check", "own.toml"]).finish();
+    refused(&place, &ended, 78, &["output.sink", "only records of functions"]);
+}
+
+#[test]
+fn unknown_sinks_and_sources_are_refused_with_a_suggestion() {
+    let place = own_place();
+    place.write("own.toml", OWN.replace("\"table\"", "\"tabel\"").replace("hundred", "hundert"));
+    let ended = place.command(&["check", "own.toml"]).finish();
+    let words = ["did you mean \"table\"?", "did you mean \"hundred\"?"];
+    refused(&place, &ended, 78, &words);
 }

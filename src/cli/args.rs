@@ -6,16 +6,12 @@ use std::time::Duration;
 use ::log::LevelFilter;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::raw::{self, KnownFunction, Overrides};
+use crate::config::raw::{self, Known, Overrides};
 use crate::config::{Lines, LogFormat};
 
 /// The command line of this program: of `procsig`, or of one with functions of its own, for which other
 /// lines can be pasted.
-pub(super) fn command(
-    program: &str,
-    version: Option<&str>,
-    known: &[KnownFunction],
-) -> clap::Command {
+pub(super) fn command(program: &str, version: Option<&str>, known: &Known) -> clap::Command {
     let program = program.to_owned();
     let command = Cli::command().name(program.clone()).bin_name(program.clone());
     let command = match version {
@@ -23,7 +19,7 @@ pub(super) fn command(
         None => command,
     };
     let usage = format!("{program} run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]");
-    let Some(first) = known.first() else {
+    let Some(first) = known.functions.first() else {
         return command.mut_subcommand("run", |run| {
             run.override_usage(usage).mut_arg("function", |function| function.hide(true))
         });
@@ -33,7 +29,7 @@ pub(super) fn command(
          {{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{all-args}}{{after-help}}",
         first.name
     );
-    let names: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
+    let names: Vec<&str> = known.functions.iter().map(|it| it.name.as_str()).collect();
     let about =
         format!("Runs its functions, or commands, in worker processes: {}", names.join(", "));
     let help = format!("Run this function, without a configuration file: {}", names.join(", "));

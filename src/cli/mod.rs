@@ -12,7 +12,7 @@ use std::path::Path;
 
 use clap::FromArgMatches;
 
-use crate::config::raw::{self, KnownFunction, Overrides};
+use crate::config::raw::{self, Known, Overrides};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::log::escape;
@@ -22,7 +22,7 @@ use args::{Cli, Command};
 /// Reads the command line of this process and does what it says.
 pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     let known = daemon.known();
-    let program = if known.is_empty() { "procsig".to_owned() } else { program_name() };
+    let program = if known == Known::default() { "procsig".to_owned() } else { program_name() };
     if let Err(error) = daemon.check() {
         complain(&program, "error", &error.to_string());
         return error.exit_code().code().into();
@@ -38,7 +38,7 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(arguments) => run::run(*arguments, daemon, &program),
-        Command::Check { config } => check(&config, &known, &program),
+        Command::Check { config } => check(&config, daemon, &program),
         Command::Init => print(EXAMPLE),
     };
     match outcome {
@@ -57,8 +57,9 @@ fn program_name() -> String {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "procsig".into())
 }
 
-fn check(path: &Path, known: &[KnownFunction], program: &str) -> Result<ExitCode, Error> {
-    let loaded = raw::load(path, &Overrides::default(), known)?;
+fn check(path: &Path, daemon: Daemon, program: &str) -> Result<ExitCode, Error> {
+    let loaded = raw::load(path, &Overrides::default(), &daemon.known())?;
+    daemon.parts(&loaded.config)?;
     for warning in &loaded.warnings {
         complain(program, "warning", warning);
     }
@@ -169,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("example.toml");
         std::fs::write(&path, text).unwrap();
-        raw::load(&path, &Overrides::default(), &[])
+        raw::load(&path, &Overrides::default(), &Known::default())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use super::args::RunArguments;
-use crate::config::raw::{self, KnownFunction, Loaded, Overrides};
+use crate::config::raw::{self, Known, Loaded, Overrides};
 use crate::config::{Jobs, Lines};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
@@ -48,8 +48,8 @@ pub(super) fn run(
 }
 
 /// A line that could be typed.
-fn example(program: &str, known: &[KnownFunction]) -> String {
-    match known {
+fn example(program: &str, known: &Known) -> String {
+    match known.functions.as_slice() {
         [] => format!("{program} run --jobs hosts.txt -- ping -c1 {{}}"),
         [_] => format!("{program} run --jobs hosts.txt"),
         [first, ..] => format!("{program} run --jobs hosts.txt --function {}", first.name),
@@ -57,13 +57,13 @@ fn example(program: &str, known: &[KnownFunction]) -> String {
 }
 
 /// The settings, from a file, a command or a function: from exactly one of them.
-fn load(source: Source, known: &[KnownFunction], example: &str) -> Result<Loaded, Error> {
+fn load(source: Source, known: &Known, example: &str) -> Result<Loaded, Error> {
     let Source { config, function, command, overrides } = source;
     match (config, function, command.is_empty()) {
         (Some(path), None, true) => from_file(&path, &overrides, known, example),
         (None, None, false) => raw::quick(command, &overrides),
         (None, Some(name), true) => raw::quick_function(Some(&name), &overrides, known),
-        (None, None, true) if known.is_empty() => Err(Error::Usage(format!(
+        (None, None, true) if known.functions.is_empty() => Err(Error::Usage(format!(
             "there is nothing to run: name a configuration file, or a command after \"--\", \
              for example: {example}"
         ))),
@@ -90,7 +90,7 @@ fn load(source: Source, known: &[KnownFunction], example: &str) -> Result<Loaded
 fn from_file(
     path: &Path,
     overrides: &Overrides,
-    known: &[KnownFunction],
+    known: &Known,
     example: &str,
 ) -> Result<Loaded, Error> {
     raw::load(path, overrides, known).map_err(|error| match error {
@@ -133,12 +133,13 @@ fn check_standard_input(loaded: &Loaded, example: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::raw::KnownFunction;
 
     const EXAMPLE: &str = "procsig run --jobs hosts.txt -- ping -c1 {}";
 
-    fn known(names: &[&str]) -> Vec<KnownFunction> {
+    fn known(names: &[&str]) -> Known {
         let known = |name: &&str| KnownFunction { name: (*name).into(), takes_jobs: true };
-        names.iter().map(known).collect()
+        Known { functions: names.iter().map(known).collect(), ..Known::default() }
     }
 
     fn load_of(
@@ -189,7 +190,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = |name| {
             let path = folder.path().join(name);
-            let error = from_file(&path, &Overrides::default(), &[], EXAMPLE).unwrap_err();
+            let error =
+                from_file(&path, &Overrides::default(), &Known::default(), EXAMPLE).unwrap_err();
             assert_eq!(error.exit_code(), ExitCode::Config);
             error.to_string()
         };

@@ -10,6 +10,7 @@
 
 mod files;
 mod jobs;
+mod known;
 mod output;
 mod resolve;
 mod values;
@@ -26,9 +27,9 @@ use toml::Spanned;
 use super::{Config, Lines, LogFormat, Run};
 use crate::error::Error;
 
+pub(crate) use known::{Known, KnownFunction, KnownSink, KnownSource};
 use values::Amount;
 pub(crate) use values::positive_duration;
-pub(crate) use worker::KnownFunction;
 
 /// What the command line says; each field overrides its key of the file.
 ///
@@ -80,11 +81,7 @@ pub(crate) struct Loaded {
 /// # Errors
 ///
 /// [`Error::Config`] with a line for each mistake.
-pub(crate) fn load(
-    path: &Path,
-    overrides: &Overrides,
-    functions: &[KnownFunction],
-) -> Result<Loaded, Error> {
+pub(crate) fn load(path: &Path, overrides: &Overrides, known: &Known) -> Result<Loaded, Error> {
     let bytes = std::fs::read(path).map_err(|error| {
         Error::Config(format!("{}: the configuration can't be read: {error}", path.display()))
     })?;
@@ -94,7 +91,7 @@ pub(crate) fn load(
         Error::Config(format!("{}:{line}:{column}: this is not valid UTF-8", path.display()))
     })?;
     let raw = parse(path, &text)?;
-    resolve::file(path, &text, raw, (overrides, functions), &|name| std::env::var(name))
+    resolve::file(path, &text, raw, (overrides, known), &|name| std::env::var(name))
 }
 
 /// The quick form, without a file: one kind of worker, named after its command.
@@ -106,7 +103,7 @@ pub(crate) fn quick(command: Vec<String>, overrides: &Overrides) -> Result<Loade
     if command.first().is_none_or(String::is_empty) {
         return Err(Error::Usage("the command is empty: name a program after \"--\"".into()));
     }
-    resolve::quick(Run::Command(command), (overrides, &[]))
+    resolve::quick(Run::Command(command), (overrides, &Known::default()))
 }
 
 /// The quick form with a function: the one that is named, or the only one there is.
@@ -118,10 +115,10 @@ pub(crate) fn quick(command: Vec<String>, overrides: &Overrides) -> Result<Loade
 pub(crate) fn quick_function(
     name: Option<&str>,
     overrides: &Overrides,
-    functions: &[KnownFunction],
+    known: &Known,
 ) -> Result<Loaded, Error> {
     let allowed: Vec<(&str, &str)> =
-        functions.iter().map(|known| (known.name.as_str(), known.name.as_str())).collect();
+        known.functions.iter().map(|it| (it.name.as_str(), it.name.as_str())).collect();
     let name = match (name, allowed.as_slice()) {
         (Some(name), allowed) => values::word(name, allowed)
             .map_err(|message| Error::Usage(format!("--function: {message}")))?,
@@ -135,7 +132,7 @@ pub(crate) fn quick_function(
             )));
         }
     };
-    resolve::quick(Run::Function(name.to_owned()), (overrides, functions))
+    resolve::quick(Run::Function(name.to_owned()), (overrides, known))
 }
 
 /// A value that may be missing, with its place in the file.
@@ -160,6 +157,7 @@ struct RawConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawJobs {
+    source: Field<String>,
     lines: Field<String>,
     directory: Field<String>,
     once: Field<bool>,
@@ -193,6 +191,7 @@ struct RawBuffer {
 #[serde(deny_unknown_fields, default)]
 struct RawOutput {
     file: Field<String>,
+    sink: Field<String>,
     format: Field<String>,
     columns: Field<Vec<Spanned<String>>>,
     table: Field<String>,

@@ -20,7 +20,6 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use crate::flow::format::encoder_for;
 pub use crate::flow::sink::own::{Opened, Opening, Records, Sink, SinkError};
 
 /// A file of JSON lines: one object for each record, appended.
@@ -162,9 +161,9 @@ pub(super) mod private {
 
     /// What a pipeline needs to know of a sink.
     pub struct Parts<T> {
-        pub(in crate::pipeline) output: Output,
-        pub(in crate::pipeline) encode: Encode<T>,
-        pub(in crate::pipeline) own: Option<Box<dyn Sink>>,
+        pub(crate) output: Output,
+        pub(crate) encode: Encode<T>,
+        pub(crate) own: Option<Box<dyn Sink>>,
     }
 
     impl<T> Parts<T> {

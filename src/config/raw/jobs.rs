@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::super::{Directory, Jobs, Lines, List};
+use super::super::{Directory, Jobs, Lines, List, Own};
 use super::files::{UsedFile, job_list_mistake};
 use super::resolve::{Origin, Resolver};
 use super::{Field, RawJobs, values};
@@ -20,6 +20,9 @@ impl Resolver<'_> {
             raw.and_then(|raw| self.parsed("jobs.every", &raw.every, values::positive_duration));
         let every = self.overrides.every.or(every);
         if let Some(raw) = raw.filter(|_| self.overrides.jobs.is_none()) {
+            if let Some(name) = &raw.source {
+                return (self.own_source(name, raw), false);
+            }
             if let Some(directory) = &raw.directory {
                 return (self.directory(raw, directory), false);
             }
@@ -43,6 +46,27 @@ impl Resolver<'_> {
             files.push(UsedFile::new(origin, path));
         }
         (Jobs::List(List { lines, every }), false)
+    }
+
+    /// A source that the program has registered.
+    fn own_source(&mut self, name: &Spanned<String>, raw: &RawJobs) -> Jobs {
+        let origin = Origin::key("jobs.source", name.span());
+        let others = [
+            ("lines", raw.lines.is_some()),
+            ("directory", raw.directory.is_some()),
+            ("once", raw.once.is_some()),
+            ("every", raw.every.is_some()),
+        ];
+        for (key, _) in others.iter().filter(|(_, given)| *given) {
+            let message = format!("jobs.{key} is set as well: jobs come from one of them");
+            self.mistake(&origin, &message);
+        }
+        if self.overrides.every.is_some() {
+            self.mistake(&origin, "--every is for lists: drop it, or this key");
+        }
+        let known = self.known.source(name.get_ref());
+        let nothing = || Own { name: String::new(), finite: false };
+        Jobs::Own(self.noted(&origin, known).unwrap_or_else(nothing))
     }
 
     fn directory(&mut self, raw: &RawJobs, named: &Spanned<String>) -> Jobs {

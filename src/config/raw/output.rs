@@ -48,6 +48,9 @@ impl Resolver<'_> {
         workers: Option<&[Worker]>,
         files: &mut Vec<UsedFile>,
     ) -> Output {
+        if let Some(name) = &raw.sink {
+            return self.own_sink(name, raw, workers);
+        }
         let format = self.format(raw, workers);
         let name = match &format {
             Format::Csv { .. } => "results.csv",
@@ -73,6 +76,45 @@ impl Resolver<'_> {
             output.sync = sync;
         }
         self.rotation(raw);
+        output
+    }
+
+    /// A sink that the program has registered.
+    fn own_sink(
+        &mut self,
+        name: &Spanned<String>,
+        raw: &RawOutput,
+        workers: Option<&[Worker]>,
+    ) -> Output {
+        let origin = Origin::key("output.sink", name.span());
+        let others = [
+            ("file", raw.file.is_some()),
+            ("format", raw.format.is_some()),
+            ("columns", raw.columns.is_some()),
+            ("table", raw.table.is_some()),
+            ("rotate_bytes", raw.rotate_bytes.is_some()),
+            ("rotate_every", raw.rotate_every.is_some()),
+            ("keep", raw.keep.is_some()),
+            ("compress", raw.compress.is_some()),
+        ];
+        for (key, _) in others.iter().filter(|(_, given)| *given) {
+            self.mistake(&origin, &format!("output.{key} is for files: drop it, or this key"));
+        }
+        if self.overrides.output.is_some() {
+            self.mistake(&origin, "--output names a file: drop it, or this key");
+        }
+        let is_function = |worker: &Worker| matches!(worker.run, Run::Function(_));
+        if !workers.is_none_or(|workers| workers.iter().all(is_function)) {
+            self.mistake(
+                &origin,
+                "only records of functions can go to a sink of the program's own",
+            );
+        }
+        let known = self.known.sink(name.get_ref());
+        let mut output = self.noted(&origin, known).unwrap_or_else(|| Output::new(OUTPUT_DEFAULT));
+        if let Some(sync) = self.parsed("output.sync", &raw.sync, sync_policy) {
+            output.sync = sync;
+        }
         output
     }
 

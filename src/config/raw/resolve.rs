@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use ::log::LevelFilter;
 use toml::Spanned;
 
-use super::super::{Buffer, Config, Log, LogFormat, Restart, Run, Shutdown, Spool, Worker};
+use super::super::{Buffer, Config, Format, Log, LogFormat, Restart, Run, Shutdown, Spool, Worker};
 use super::files::{UsedFile, same_files};
+use super::known::Known;
 use super::values::{self, Amount, Environment};
-use super::worker::{Kinds, KnownFunction};
+use super::worker::Kinds;
 use super::{
     Field, Loaded, Overrides, RawBuffer, RawConfig, RawLog, RawRestart, RawShutdown, RawSpool,
     place,
@@ -56,13 +57,13 @@ pub(super) fn file(
     path: &Path,
     text: &str,
     raw: RawConfig,
-    (overrides, functions): (&Overrides, &[KnownFunction]),
+    (overrides, known): (&Overrides, &Known),
     environment: Environment<'_>,
 ) -> Result<Loaded, Error> {
     let mut resolver = Resolver {
         file: Some((path, text)),
         overrides,
-        functions,
+        known,
         environment,
         mistakes: Vec::new(),
         warnings: Vec::new(),
@@ -73,22 +74,17 @@ pub(super) fn file(
 }
 
 /// Resolves the quick form: a command or a function, all else from options and defaults.
-pub(super) fn quick(
-    run: Run,
-    (overrides, functions): (&Overrides, &[KnownFunction]),
-) -> Result<Loaded, Error> {
+pub(super) fn quick(run: Run, (overrides, known): (&Overrides, &Known)) -> Result<Loaded, Error> {
     let resolver = Resolver {
         file: None,
         overrides,
-        functions,
+        known,
         environment: &|name| std::env::var(name),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
     let take_jobs = match &run {
-        Run::Function(name) => {
-            functions.iter().any(|known| known.takes_jobs && known.name == *name)
-        }
+        Run::Function(name) => known.takes_jobs(name),
         _ => true,
     };
     let name = match &run {
@@ -116,7 +112,7 @@ pub(super) struct Resolver<'a> {
     /// Path and text of the file; `None` in the quick form.
     file: Option<(&'a Path, &'a str)>,
     pub(super) overrides: &'a Overrides,
-    pub(super) functions: &'a [KnownFunction],
+    pub(super) known: &'a Known,
     environment: Environment<'a>,
     /// Each with the byte of the file where it is, to tell them in that order.
     mistakes: Vec<(usize, String)>,
@@ -232,7 +228,12 @@ impl Resolver<'_> {
         let dead_letters = self.dead_letters(raw, &mut files);
         let shutdown = self.shutdown(&raw.shutdown);
         let restart = self.restart(&raw.restart);
-        let spool = self.spool(&raw.spool, &mut files);
+        let mut spool = self.spool(&raw.spool, &mut files);
+        let name = name.or(default_name).unwrap_or_else(|| stem(&output.file));
+        if matches!(output.format, Format::Own(_)) && spool.file.is_none() {
+            // There is no output beside which it could be.
+            spool.file = Some(self.beside_file(Path::new(&format!(".{name}.spool"))));
+        }
         let log = self.log(&raw.log, &mut files);
         if let Some((path, _)) = self.file {
             files.insert(0, UsedFile::new(Origin::file("the configuration"), path));
@@ -243,7 +244,7 @@ impl Resolver<'_> {
         match kinds.workers {
             Some(workers) if self.mistakes.is_empty() => Ok(Loaded {
                 config: Config {
-                    name: name.or(default_name).unwrap_or_else(|| stem(&output.file)),
+                    name,
                     jobs,
                     workers,
                     buffer,

@@ -20,7 +20,7 @@ impl Files {
     }
 
     fn load_with(&self, overrides: &Overrides) -> Result<Loaded, Error> {
-        load(&self.path("pings.toml"), overrides, &[])
+        load(&self.path("pings.toml"), overrides, &Known::default())
     }
 
     /// The mistakes without the folder, one a line.
@@ -298,7 +298,8 @@ fn one_file_has_one_use() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let text = |path: &Path| load(path, &Overrides::default(), &[]).unwrap_err().to_string();
+    let text =
+        |path: &Path| load(path, &Overrides::default(), &Known::default()).unwrap_err().to_string();
     let missing = folder.path().join("none.toml");
     assert!(text(&missing).starts_with(&format!("{}: ", missing.display())));
     assert!(text(folder.path()).contains("can't be read"));

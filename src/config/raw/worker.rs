@@ -9,14 +9,6 @@ use super::resolve::{Origin, Resolver};
 use super::values;
 use super::{RawConfig, RawWorker};
 
-/// A function that the program has registered, as far as a configuration can name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KnownFunction {
-    pub name: String,
-    /// It is called for each job; otherwise it produces without jobs.
-    pub takes_jobs: bool,
-}
-
 /// The kinds of workers of a configuration.
 pub(super) struct Kinds {
     /// `None`: there is a mistake in them.
@@ -32,7 +24,7 @@ impl Resolver<'_> {
         // The map sorts by name; the file's order is what its user thinks in.
         kinds.sort_by_key(|(name, _)| name.span().start);
         if kinds.is_empty() {
-            let what = match self.functions.first() {
+            let what = match self.known.functions.first() {
                 Some(function) => format!("function = {:?}", function.name),
                 None => "command = [\"PROGRAM\", \"{}\"]".to_owned(),
             };
@@ -67,11 +59,8 @@ impl Resolver<'_> {
         Kinds { workers, take_jobs: !takers.is_empty() }
     }
 
-    /// One that can't be known is taken for one that takes jobs, as most do.
     fn takes_jobs(&self, raw: &RawWorker) -> bool {
-        let function = raw.function.as_ref().map(|name| name.get_ref());
-        let known = self.functions.iter().find(|known| Some(&known.name) == function);
-        known.is_none_or(|known| known.takes_jobs)
+        raw.function.as_ref().is_none_or(|name| self.known.takes_jobs(name.get_ref()))
     }
 
     /// Applies the options that are about the kind of worker that takes the jobs.
@@ -135,7 +124,7 @@ impl Resolver<'_> {
         }
         let key = |key: &str| format!("workers.{}.{key}", name.get_ref());
         if let Some(function) = &raw.function {
-            let known = self.function(function.get_ref());
+            let known = self.known.function(function.get_ref());
             return self.noted(&Origin::key(&key("function"), function.span()), known);
         }
         if let Some(coprocess) = &raw.coprocess {
@@ -144,27 +133,6 @@ impl Resolver<'_> {
             self.mistake(&Origin::key(&key("coprocess"), coprocess.span()), message);
         }
         self.command(&key("command"), raw.command.as_ref()?).map(Run::Command)
-    }
-
-    /// A function by its name.
-    pub(super) fn function(&self, name: &str) -> Result<Run, String> {
-        let names: Vec<&str> =
-            self.functions.iter().map(|function| function.name.as_str()).collect();
-        match names.iter().find(|known| **known == name) {
-            Some(known) => Ok(Run::Function((*known).to_owned())),
-            None if names.is_empty() => Err(format!(
-                "procsig itself knows no functions: {name:?} has to be registered by a program of \
-                 your own, with Daemon of the procsig library"
-            )),
-            None => {
-                let suggestion = values::near_miss(name, &names).map(|text| format!("{text} "));
-                Err(format!(
-                    "this program has no function {name:?}: {}it has {}",
-                    suggestion.unwrap_or_default(),
-                    names.join(", ")
-                ))
-            }
-        }
     }
 
     /// Keys that say something about jobs, of a worker that takes none.

@@ -1,0 +1,84 @@
+//! What a program has registered, as far as a configuration can name it.
+
+use super::super::{Output, Own, Run};
+use super::values;
+
+/// Functions, sinks and sources by their names.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Known {
+    pub functions: Vec<KnownFunction>,
+    pub sinks: Vec<KnownSink>,
+    pub sources: Vec<KnownSource>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownFunction {
+    pub name: String,
+    /// It is called for each job; otherwise it produces without jobs.
+    pub takes_jobs: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KnownSink {
+    pub name: String,
+    /// What it is as an output, without settings.
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownSource {
+    pub name: String,
+    pub own: Own,
+}
+
+impl Known {
+    /// What a worker with this function runs.
+    pub(super) fn function(&self, name: &str) -> Result<Run, String> {
+        let names = self.functions.iter().map(|function| function.name.as_str());
+        let found = find(name, "function", "Daemon::worker", names)?;
+        Ok(Run::Function(self.functions[found].name.clone()))
+    }
+
+    /// Does this function take jobs? One that can't be known is taken for one that does, as most do.
+    pub(super) fn takes_jobs(&self, function: &str) -> bool {
+        let known = self.functions.iter().find(|known| known.name == function);
+        known.is_none_or(|known| known.takes_jobs)
+    }
+
+    pub(super) fn sink(&self, name: &str) -> Result<Output, String> {
+        let names = self.sinks.iter().map(|sink| sink.name.as_str());
+        let found = find(name, "sink", "Daemon::sink", names)?;
+        Ok(self.sinks[found].output.clone())
+    }
+
+    pub(super) fn source(&self, name: &str) -> Result<Own, String> {
+        let names = self.sources.iter().map(|source| source.name.as_str());
+        let found = find(name, "source", "Daemon::source", names)?;
+        Ok(self.sources[found].own.clone())
+    }
+}
+
+/// Finds what was registered under a name.
+fn find<'a>(
+    written: &str,
+    what: &str,
+    register: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<usize, String> {
+    let names: Vec<&str> = names.collect();
+    if let Some(found) = names.iter().position(|name| *name == written) {
+        return Ok(found);
+    }
+    if names.is_empty() {
+        return Err(format!(
+            "this program has no {what}s: {written:?} has to be registered by a program of your own, \
+             with {register} of the procsig library"
+        ));
+    }
+    let suggestion = values::near_miss(written, &names).map(|text| format!("{text} "));
+    Err(format!(
+        "this program has no {what} {written:?}: {}it has {}",
+        suggestion.unwrap_or_default(),
+        names.join(", ")
+    ))
+}
