@@ -124,9 +124,10 @@ pub struct Worker {
     pub attempts: u32,
     /// Pause between a failure and the next attempt.
     pub retry_delay: Duration,
-    /// Bytes kept of a command's standard output, and as many of its standard error.
+    /// Bytes kept of a command's standard output, and as many of its standard error; bytes of a
+    /// coprocess's longest answer.
     pub max_output: u64,
-    /// Added to the environment of commands.
+    /// Added to the environment of commands and coprocesses.
     pub env: BTreeMap<String, String>,
 }
 
@@ -136,6 +137,9 @@ pub enum Run {
     /// Starts this command, directly and never through a shell. Each `{}` in an argument is
     /// replaced by the job; with no `{}` the job is the last argument.
     Command(Vec<String>),
+    /// Starts this program once for each thread, and asks it for each job: a line of JSON on its
+    /// standard input, a line of JSON back. Never through a shell; `{}` stays as it is.
+    Coprocess(Vec<String>),
     /// Calls the Rust function that the program registered under this name.
     Function(String),
 }

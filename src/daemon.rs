@@ -304,6 +304,7 @@ impl Daemon {
         let kind = |settings: &config::Worker| {
             let task = match &settings.run {
                 Run::Command(_) => Task::Command,
+                Run::Coprocess(_) => Task::Coprocess(None),
                 Run::Function(name) => {
                     let function = functions.iter().find(|function| function.known.name == *name);
                     // Who resolved the configuration knows the functions.

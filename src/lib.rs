@@ -35,6 +35,9 @@
 //! code of `main`. A worker without jobs is a [producer](Workers::producer): it runs until its
 //! [`Stop`] says so.
 //!
+//! A worker can also be a program in any language, which reads a line of JSON for each job and
+//! answers with one: see [`Workers::coprocess`].
+//!
 //! # What is promised
 //!
 //! A record is *published* when its job ends (all records of a job at once), or, in a producer,

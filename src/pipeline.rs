@@ -1,5 +1,6 @@
 //! What a user declares, and how it is run.
 
+mod coprocess;
 pub mod sink;
 pub mod source;
 mod workers;
@@ -234,7 +235,8 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// What the configuration file's own checks say of a file, for what was declared in code.
 fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
     let mut mistakes = Vec::new();
-    let takers = kinds.iter().filter(|kind| matches!(kind.task, Task::Jobs(_))).count();
+    let takes = |kind: &&Kind| matches!(kind.task, Task::Jobs(_) | Task::Coprocess(_));
+    let takers = kinds.iter().filter(takes).count();
     match (&config.jobs, takers) {
         (Some(_), 1) | (None, 0) => {}
         (Some(_), 0) => mistakes.push("there is a list of jobs, but no worker takes them".into()),

@@ -1,6 +1,6 @@
 //! The only word of control that the flow of data knows: stop.
 
-use crate::sys::atomic::{AtomicU32, Ordering};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{clock, futex};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,16 @@ pub struct Stop(Arc<Inner>);
 struct Inner {
     /// 0: go on, 1: stop, 2: this process is about to be ended.
     word: AtomicU32,
+    /// When it was asked for, in nanoseconds; 0: not yet.
+    since: AtomicU64,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Stop {
     /// `wake` wakes whoever sleeps on something else than this.
     pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Stop {
-        Stop(Arc::new(Inner { word: AtomicU32::new(0), wake: Box::new(wake) }))
+        let (word, since) = (AtomicU32::new(0), AtomicU64::new(0));
+        Stop(Arc::new(Inner { word, since, wake: Box::new(wake) }))
     }
 
     /// Has a stop been asked for?
@@ -50,8 +53,19 @@ impl Stop {
         self.0.word.load(Ordering::SeqCst) == 2
     }
 
+    /// When the stop was asked for.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        match self.0.since.load(Ordering::SeqCst) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
     /// Asks for the stop and wakes all who wait.
     pub(crate) fn request(&self) {
+        let now = clock::nanos(clock::now()).max(1);
+        // The first time counts; where this fails, it was not the first.
+        let _first = self.0.since.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
         self.0.word.fetch_max(1, Ordering::SeqCst);
         futex::wake(&self.0.word, u32::MAX, futex::EVERYONE);
         (self.0.wake)();

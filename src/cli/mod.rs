@@ -106,7 +106,8 @@ lines = "-"
 # What is done with a job; "ping" is the name that log and results show.
 [workers.ping]
 # Started directly, without a shell. Each {} is replaced by the job; with no {}, the job is the
-# last argument.
+# last argument. Instead, with coprocess = ["python3", "worker.py"], a program of any language is
+# started once for each thread, reads each job as a line of JSON, and answers with one.
 command = ["ping", "-c1", "{}"]
 processes = 2
 # In each process; each thread has one job at a time.
@@ -116,7 +117,8 @@ timeout = "5s"
 # A job that failed this often has failed for good.
 attempts = 1
 # retry_delay = "1s"
-# Kept of standard output, and as much of standard error; more is cut and marked.
+# Kept of standard output, and as much of standard error; more is cut and marked. A coprocess's
+# answer may not be longer.
 # max_output = "64KiB"
 # env = { LANG = "C" }
 

@@ -21,6 +21,7 @@ use crate::flow::source::api::Source;
 use crate::flow::source::directory::DirectorySource;
 use crate::flow::source::{self, intake::Intake, own};
 use crate::flow::worker::command::CommandRunner;
+use crate::flow::worker::coprocess::{self, Coprocesses};
 use crate::flow::worker::{self, Herald, Produce, Settings, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
@@ -42,6 +43,8 @@ pub(crate) enum Task {
     Jobs(Box<dyn Work>),
     /// They start a command for each job.
     Command,
+    /// They ask a program for each job, which each of their threads has started.
+    Coprocess(Option<coprocess::Record>),
     /// They produce without jobs.
     Produce(Box<dyn Produce>),
 }
@@ -86,6 +89,13 @@ impl Launch {
         own: Own,
         run_id: u64,
     ) -> Result<Launch, Error> {
+        for Kind { settings, task } in &kinds {
+            if matches!(task, Task::Coprocess(_)) {
+                coprocess::check(settings).map_err(|error| {
+                    Error::Config(format!("workers.{}.coprocess: {error}", settings.name))
+                })?;
+            }
+        }
         let source = match &config.jobs {
             Some(config::Jobs::Directory(directory)) => {
                 Some(Box::new(DirectorySource::new(directory)) as Box<dyn Source>)
@@ -378,6 +388,7 @@ impl Launch {
         self.restrict(Role::Worker)?;
         process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         let (kind, _) = self.kind(lane);
+        let own_type = !matches!(kind.task, Task::Command | Task::Coprocess(None));
         let settings = Settings {
             name: self.worker_name(lane),
             lane,
@@ -388,7 +399,7 @@ impl Launch {
             // A command is ended by its own time-out.
             timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
             blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
-            recording: Recording::of(&self.config, !matches!(kind.task, Task::Command)),
+            recording: Recording::of(&self.config, own_type),
             rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
         };
         let spool = Arc::clone(&self.spool);
@@ -406,6 +417,12 @@ impl Launch {
                 let runner = CommandRunner::new(&kind.settings, &settings.name, &run_id)
                     .map_err(|error| Error::Config(format!("{}: {error}", settings.name)))?;
                 worker::run_jobs(&self.spool, &runner, &settings, &stop, &herald)?;
+            }
+            Task::Coprocess(record) => {
+                let (run_id, record) = (run_name(self.run_id), record.clone());
+                let own = Coprocesses::new(&kind.settings, record, &run_id, limit, &stop)
+                    .map_err(Error::system("can't get ready for coprocesses"))?;
+                worker::run_jobs(&self.spool, &own, &settings, &stop, &herald)?;
             }
             Task::Produce(produce) => {
                 worker::run_producer(&self.spool, &**produce, &settings, &stop, &herald)?;

@@ -299,6 +299,11 @@ fn fingerprint(config: &Config) -> u64 {
         parts.push(worker.name.clone().into_bytes());
         match &worker.run {
             Run::Function(name) => parts.push(name.clone().into_bytes()),
+            Run::Coprocess(argv) => {
+                // No argument can be this.
+                parts.push(b"\0coprocess".to_vec());
+                parts.extend(argv.iter().map(|argument| argument.clone().into_bytes()));
+            }
             Run::Command(argv) => {
                 parts.extend(argv.iter().map(|argument| argument.clone().into_bytes()));
             }
@@ -429,6 +434,9 @@ mod tests {
         assert_eq!(print(&["ping", "-c1"]), print(&["ping", "-c1"]));
         assert_ne!(print(&["ping", "-c1"]), print(&["rm", "-c1"]));
         assert_ne!(print(&["a", "bc"]), print(&["ab", "c"]));
+        let mut coprocess = config(&[]);
+        coprocess.workers[0].run = Run::Coprocess(vec!["ping".into(), "-c1".into()]);
+        assert_ne!(fingerprint(&coprocess), print(&["ping", "-c1"]));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::time::Duration;
 /// A pipeline with at least one kind of worker, which emits records of type `T`.
 ///
 /// Exactly one kind takes the jobs ([`worker`](Workers::worker),
-/// [`worker_per_process`](Workers::worker_per_process) or
-/// [`worker_per_thread`](Workers::worker_per_thread)) if there is a list of jobs; any number of
+/// [`worker_per_process`](Workers::worker_per_process),
+/// [`worker_per_thread`](Workers::worker_per_thread) or
+/// [`coprocess`](Workers::coprocess)) if there is a list of jobs; any number of
 /// [producers](Workers::producer) can run beside it.
 ///
 /// # What a function may do
@@ -109,7 +110,7 @@ impl Pipeline {
 }
 
 impl<T: 'static> Workers<T> {
-    fn of(pipeline: Pipeline) -> Workers<T> {
+    pub(super) fn of(pipeline: Pipeline) -> Workers<T> {
         Workers { pipeline, kinds: Vec::new() }
     }
 
@@ -347,7 +348,7 @@ impl<T: 'static> Workers<T> {
         self.change(|worker| worker.timeout = Some(limit))
     }
 
-    fn change(mut self, change: impl FnOnce(&mut Worker)) -> Workers<T> {
+    pub(super) fn change(mut self, change: impl FnOnce(&mut Worker)) -> Workers<T> {
         if let Some((worker, _)) = self.kinds.last_mut() {
             change(worker);
         }

@@ -5,8 +5,8 @@
 //!
 //! - It has default dispositions and an empty mask, whatever this process ignores or blocks, and a
 //!   process group of its own. Never a shell; the job is part of an argument, byte for byte.
-//! - It inherits three descriptors: `/dev/null` and the write ends of two pipes. All others of
-//!   ours are close-on-exec from their first moment, so that two threads don't leak into each
+//! - It inherits three descriptors: `/dev/null`, or the read end of a pipe, and the write ends of
+//!   two pipes. All others of ours are close-on-exec from their first moment, so that two threads don't leak into each
 //!   other's commands. What this program was itself started with, it passes on.
 //! - Its end is what counts, not the end of its output: a process that it left behind may hold the
 //!   pipes open for ever. What the command itself wrote is in the pipes when it has ended.
@@ -20,26 +20,28 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, FileType, Mode, OFlags};
-use rustix::process::{WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
+mod leader;
 mod output;
+mod piped;
+mod running;
 
+pub(crate) use leader::reap_given_up;
 pub(crate) use output::Output;
-use output::{above_standard, pipe};
+pub(crate) use piped::Piped;
+pub(crate) use running::{Running, Waited};
 
-use super::pidfd::PidFd;
-use super::process::Ended;
-use super::{clock, proc_fs};
+use leader::Leader;
+use output::{above_standard, input_pipe, pipe};
 
 /// The environment variable that names the run, for each command of it.
 pub(crate) const RUN_VARIABLE: &str = "PROCSIG_RUN";
@@ -52,16 +54,13 @@ pub(crate) fn run_name(run_id: u64) -> String {
     format!("{run_id:016x}")
 }
 
-/// What the environment of all commands of a run holds; for [`proc_fs::marked`].
+/// What the environment of all commands of a run holds; for [`super::proc_fs::marked`].
 pub(crate) fn run_marker(run_id: &str) -> Vec<u8> {
     format!("{RUN_VARIABLE}={run_id}").into_bytes()
 }
 
 /// Pauses after a start that the system refused for the moment: about a second in all.
 const START_PAUSES_MS: [u64; 8] = [5, 10, 20, 40, 80, 160, 320, 400];
-
-/// Longest pause between two looks at a command whose end can't be polled for.
-const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// A command as it was declared, prepared so that little is left to be done for each job.
 #[derive(Debug)]
@@ -143,6 +142,49 @@ impl CommandLine {
         Ok(CommandLine { arguments, found, environment, search_path, null })
     }
 
+    /// Prepares `command` to be run without a job: its arguments stay as they are, `{}` too.
+    ///
+    /// # Errors
+    /// As [`CommandLine::new`].
+    pub(crate) fn fixed(
+        command: &[String],
+        environment: &BTreeMap<String, String>,
+        run_id: &str,
+    ) -> io::Result<CommandLine> {
+        let mut line = CommandLine::new(command, environment, run_id)?;
+        line.arguments.clear();
+        for text in command {
+            line.arguments.push(Argument::Literal(CString::new(text.as_str())?));
+        }
+        line.found = search(line.program_name(), &line.search_path).ok().flatten();
+        Ok(line)
+    }
+
+    /// Is there such a program, and may it be executed?
+    ///
+    /// # Errors
+    /// [`StartError::Refused`] if not.
+    pub(crate) fn check_program(&self) -> Result<(), StartError> {
+        let name = self.program_name();
+        let checked = search(name, &self.search_path).and_then(|found| match found {
+            Some(_) => Ok(()),
+            None => rustix::fs::access(name, Access::EXEC_OK)
+                .map_err(|error| Errno::from_raw(error.raw_os_error())),
+        });
+        checked.map_err(|error| {
+            let program = String::from_utf8_lossy(name).into_owned();
+            StartError::Refused { program, error }
+        })
+    }
+
+    /// The name as it was declared; empty if it comes from the job.
+    fn program_name(&self) -> &[u8] {
+        match self.arguments.first() {
+            Some(Argument::Literal(name)) => name.to_bytes(),
+            _ => &[],
+        }
+    }
+
     /// Starts the command for a job. `job_id` is what [`JOB_VARIABLE`] will say; of each of its
     /// outputs up to `output_max` bytes will be kept.
     ///
@@ -154,13 +196,45 @@ impl CommandLine {
         output_max: usize,
     ) -> Result<Running, StartError> {
         let arguments = self.fill_in(job)?;
+        self.start_with(&arguments, job_id, |arguments, environment| {
+            let (stdout, stdout_write) = pipe()?;
+            let (stderr, stderr_write) = pipe()?;
+            let streams = [self.null.as_fd(), stdout_write.as_fd(), stderr_write.as_fd()];
+            let leader = self.spawn(arguments, environment, streams)?;
+            let outputs = [stdout, stderr].map(|pipe| Output::new(pipe, output_max));
+            Ok(Running::new(leader, outputs))
+        })
+    }
+
+    /// Starts the command with a pipe at each of its three standard streams, and without a job.
+    /// `id` is what [`JOB_VARIABLE`] will say.
+    ///
+    /// What the system refuses only for the moment is tried again, for about a second.
+    pub(crate) fn start_piped(&self, id: &CStr) -> Result<Piped, StartError> {
+        let arguments = self.fill_in(b"")?;
+        self.start_with(&arguments, id, |arguments, environment| {
+            let (stdin_read, stdin) = input_pipe()?;
+            let (stdout, stdout_write) = pipe()?;
+            let (stderr, stderr_write) = pipe()?;
+            let streams = [stdin_read.as_fd(), stdout_write.as_fd(), stderr_write.as_fd()];
+            let leader = self.spawn(arguments, environment, streams)?;
+            Ok(Piped::new(leader, stdin, stdout, stderr))
+        })
+    }
+
+    fn start_with<T>(
+        &self,
+        arguments: &[Cow<'_, CStr>],
+        id: &CStr,
+        start_once: impl Fn(&[Cow<'_, CStr>], &[&CStr]) -> Result<T, Errno>,
+    ) -> Result<T, StartError> {
         let mut environment: Vec<&CStr> = Vec::with_capacity(self.environment.len() + 1);
-        environment.push(job_id);
+        environment.push(id);
         environment.extend(self.environment.iter().map(CString::as_c_str));
         let mut pauses = START_PAUSES_MS.iter();
         loop {
-            let error = match self.start_once(&arguments, &environment, output_max) {
-                Ok(running) => return Ok(running),
+            let error = match start_once(arguments, &environment) {
+                Ok(started) => return Ok(started),
                 Err(error) => error,
             };
             match pauses.next() {
@@ -189,19 +263,18 @@ impl CommandLine {
         Ok(filled)
     }
 
-    fn start_once(
+    /// Starts it once, with these as its standard streams. None of them may have a number below
+    /// 3, so that none is overwritten before its turn.
+    fn spawn(
         &self,
         arguments: &[Cow<'_, CStr>],
         environment: &[&CStr],
-        output_max: usize,
-    ) -> Result<Running, Errno> {
-        let (stdout, stdout_write) = pipe()?;
-        let (stderr, stderr_write) = pipe()?;
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<Leader, Errno> {
         let mut actions = PosixSpawnFileActions::init()?;
-        // None of the three has a number below 3, so none is overwritten before its turn.
-        actions.add_dup2(self.null.as_raw_fd(), 0)?;
-        actions.add_dup2(stdout_write.as_raw_fd(), 1)?;
-        actions.add_dup2(stderr_write.as_raw_fd(), 2)?;
+        for (stream, number) in streams.iter().zip(0..) {
+            actions.add_dup2(stream.as_raw_fd(), number)?;
+        }
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
@@ -212,8 +285,7 @@ impl CommandLine {
         attributes.set_sigdefault(&SigSet::all())?;
         attributes.set_sigmask(&SigSet::empty())?;
         let spawn = |path: &CStr| posix_spawnp(path, &actions, &attributes, arguments, environment);
-        let pid = self.with_program(&arguments[0], spawn)?;
-        Ok(Running::new(pid, Output::new(stdout, output_max), Output::new(stderr, output_max)))
+        self.with_program(&arguments[0], spawn).map(Leader::new)
     }
 
     /// Calls `spawn` with the path of the program.
@@ -309,191 +381,6 @@ fn search(name: &[u8], search_path: &[u8]) -> Result<Option<CString>, Errno> {
 /// program, or one of its commands has not let go of it yet.
 fn is_transient(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ETXTBSY)
-}
-
-/// A command that was started and not reaped yet.
-#[derive(Debug)]
-pub(crate) struct Running {
-    pid: Pid,
-    start_time: u64,
-    /// `None`: there was no descriptor left, or the kernel is older than 5.3.
-    pidfd: Option<PidFd>,
-    outputs: [Output; 2],
-    /// Nobody has to care for it any more.
-    released: bool,
-}
-
-/// What a wait came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waited {
-    /// The command has ended, and its output is complete.
-    Ended,
-    /// The moment has come before.
-    Late,
-}
-
-impl Running {
-    fn new(pid: Pid, stdout: Output, stderr: Output) -> Running {
-        let start_time = proc_fs::start_time(pid.as_raw()).unwrap_or(0);
-        let pidfd = PidFd::open(pid.as_raw()).ok();
-        Running { pid, start_time, pidfd, outputs: [stdout, stderr], released: false }
-    }
-
-    /// Its number, which is the number of its process group as well.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid.as_raw()
-    }
-
-    /// When it was started, in clock ticks since boot, as in [`proc_fs::start_time`]; 0 if `/proc`
-    /// can't be read.
-    pub(crate) fn start_time(&self) -> u64 {
-        self.start_time
-    }
-
-    /// Reads its output until it has ended or [`clock::now`] has come to `until`.
-    ///
-    /// # Errors
-    /// The system can't wait, for lack of memory. The command runs on.
-    pub(crate) fn wait(&mut self, until: Option<Duration>) -> io::Result<Waited> {
-        let mut tick = Duration::from_millis(1);
-        loop {
-            let left = until.map(|until| until.saturating_sub(clock::now()));
-            let mut pause = left;
-            if self.pidfd.is_none() {
-                pause = Some(left.map_or(tick, |left| left.min(tick)));
-                tick = (tick * 2).min(TICK_MAX);
-            }
-            if self.wait_once(pause)? {
-                self.outputs.iter_mut().for_each(Output::finish);
-                return Ok(Waited::Ended);
-            }
-            if left == Some(Duration::ZERO) {
-                return Ok(Waited::Late);
-            }
-        }
-    }
-
-    /// Waits for the next event and reads what is there. Says whether the command has ended.
-    fn wait_once(&mut self, pause: Option<Duration>) -> io::Result<bool> {
-        let pipes = self.outputs.iter().filter_map(|output| output.pipe.as_ref());
-        let descriptors = pipes.map(OwnedFd::as_fd).chain(self.pidfd.iter().map(PidFd::as_fd));
-        let mut polled: Vec<PollFd<'_>> =
-            descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        match poll(&mut polled, pause.map(clock::timespec).as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-        let events: Vec<PollFlags> = polled.iter().map(PollFd::revents).collect();
-        let mut events = events.into_iter();
-        for output in self.outputs.iter_mut().filter(|output| output.pipe.is_some()) {
-            output.on_event(events.next().unwrap_or(PollFlags::empty()));
-        }
-        match events.next() {
-            Some(events) => Ok(!events.is_empty()),
-            None => Ok(self.has_ended()),
-        }
-    }
-
-    /// Asks without reaping it.
-    fn has_ended(&self) -> bool {
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid.as_raw()) else { return true };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(pid), options) {
-            Ok(found) => found.is_some(),
-            // Somebody else has reaped it.
-            Err(error) => error == rustix::io::Errno::CHILD,
-        }
-    }
-
-    /// Reaps a command that [has ended](Waited::Ended), and hands out its two outputs.
-    ///
-    /// # Errors
-    /// It is not known how it ended: SIGCHLD is ignored, or somebody else has reaped it.
-    pub(crate) fn reap(mut self) -> (io::Result<Ended>, [Output; 2]) {
-        self.released = true;
-        let ended = loop {
-            // Not without blocking: while a tracer looks at the dead it is not ours to reap yet.
-            match waitpid(rustix::process::Pid::from_raw(self.pid()), WaitOptions::empty()) {
-                Ok(Some((_, status))) => {
-                    match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => break Ok(Ended::Exited(code)),
-                        (None, Some(signal)) => break Ok(Ended::Signaled(signal)),
-                        (None, None) => {}
-                    }
-                }
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => break Err(error.into()),
-            }
-        };
-        (ended, std::mem::take(&mut self.outputs))
-    }
-
-    /// Lets go of a command that can't be ended. Its number stays its own until it is reaped.
-    pub(crate) fn give_up(mut self) -> (Pid, [Output; 2]) {
-        self.released = true;
-        (self.pid, std::mem::take(&mut self.outputs))
-    }
-
-    /// Ends the command and all that it started: its group, its descendants, and whatever has all
-    /// of `markers` in its environment. Takes no longer than until `until`.
-    ///
-    /// # Errors
-    /// The command itself, or all of its group, can't be signalled.
-    pub(crate) fn kill_all(&self, markers: &[&[u8]], until: Duration) -> io::Result<()> {
-        // Looked for first: with its parent a process loses what shows whose it is.
-        let fled = self.fled_descendants();
-        let group = killpg(self.pid, Signal::SIGKILL);
-        // It can have joined another group.
-        let itself = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
-        for (_, process) in &fled {
-            // One that can't be killed is one of another user, and no reason to spare the others.
-            let _killed = process.kill();
-        }
-        proc_fs::kill_marked(markers, until);
-        match (itself, group) {
-            (Ok(()) | Err(Errno::ESRCH), _) | (_, Ok(())) => Ok(()),
-            (Err(error), _) => Err(error.into()),
-        }
-    }
-
-    /// What descends from the command and is not in its group.
-    fn fled_descendants(&self) -> Vec<(i32, PidFd)> {
-        let mut fled = Vec::new();
-        for (pid, parent) in proc_fs::descendants(self.pid.as_raw()) {
-            let Ok(process) = PidFd::open(pid) else { continue };
-            // Asked while the number is held: is it still the process that was found?
-            let is_fled = proc_fs::stat(pid)
-                .is_some_and(|stat| stat.ppid == parent && stat.pgrp != self.pid.as_raw());
-            if is_fled {
-                fled.push((pid, process));
-            }
-        }
-        fled
-    }
-}
-
-/// Reaps a command that was [given up](Running::give_up), if it has ended by now. Says whether
-/// there is nothing left to be reaped.
-pub(crate) fn reap_given_up(pid: Pid) -> bool {
-    loop {
-        match waitpid(rustix::process::Pid::from_raw(pid.as_raw()), WaitOptions::NOHANG) {
-            Ok(None) => return false,
-            Ok(Some((_, status))) if status.exited() || status.signaled() => return true,
-            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return true,
-        }
-    }
-}
-
-impl Drop for Running {
-    /// Only a panic comes here with a command that runs.
-    fn drop(&mut self) {
-        if !self.released {
-            let _gone = killpg(self.pid, Signal::SIGKILL);
-            reap_given_up(self.pid);
-        }
-    }
 }
 
 #[cfg(test)]

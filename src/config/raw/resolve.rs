@@ -88,7 +88,9 @@ pub(super) fn quick(run: Run, (overrides, known): (&Overrides, &Known)) -> Resul
         _ => true,
     };
     let name = match &run {
-        Run::Command(command) => values::tame(&stem(Path::new(&command[0])), 64),
+        Run::Command(command) | Run::Coprocess(command) => {
+            values::tame(&stem(Path::new(&command[0])), 64)
+        }
         Run::Function(name) => values::tame(name, 64),
     };
     let mut worker = Worker::new(name, run);

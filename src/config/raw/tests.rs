@@ -228,7 +228,7 @@ fn mistakes_are_told_together_in_the_order_of_the_file() {
 fn mistakes_of_syntax_and_type_have_a_place_and_a_suggestion() {
     for (text, expected) in [
         ("[workers.ping]\nthread = 2", "2:1: unknown key \"thread\", did you mean \"threads\"?"),
-        ("[output]\nfoo = 2", "2:1: unknown key \"foo\". The keys here are file, format,"),
+        ("[output]\nfoo = 2", "2:1: unknown key \"foo\". The keys here are file, sink,"),
         ("[worker.x]", "1:2: unknown key \"worker\", did you mean \"workers\"?"),
         ("name = 5", "1:8: invalid type: integer `5`, expected a string"),
         ("[spool]\nlane = true", "2:8: invalid type: boolean `true`, expected a size such as"),
@@ -246,11 +246,17 @@ fn mistakes_of_syntax_and_type_have_a_place_and_a_suggestion() {
 fn a_worker_does_exactly_one_thing() {
     let with = |lines: &str| only_mistake(&format!("[workers.ping]\n{lines}"));
     assert!(with("").contains("does nothing with a job"));
-    assert!(with("command = []").contains("command is empty"));
-    assert!(with("function = \"ping\"").contains("knows no functions"));
-    assert!(with("coprocess = [\"x\"]").contains("not available in this version"));
-    let both = mistakes("[workers.ping]\ncommand = [\"x\"]\nfunction = \"f\"");
-    assert!(both[0].starts_with("pings.toml:1:10: workers.ping: only one of command"));
+    assert!(with("command = []").contains("workers.ping.command: it is empty"));
+    assert!(with("coprocess = [\"\"]").contains("workers.ping.coprocess: it is empty"));
+    assert!(with("coproces = [\"x\"]").contains("did you mean \"coprocess\"?"));
+    assert!(with("function = \"ping\"").contains("has no functions"));
+    for second in ["function = \"f\"", "coprocess = [\"x\"]"] {
+        let both = mistakes(&format!("[workers.ping]\ncommand = [\"x\"]\n{second}"));
+        assert!(both[0].starts_with("pings.toml:1:10: workers.ping: only one of command"));
+    }
+    let lines = "[workers.ping]\ncoprocess = [\"python3\", \"{}\"]";
+    let run = &load_text(lines).workers[0].run;
+    assert_eq!(*run, Run::Coprocess(vec!["python3".into(), "{}".into()]));
     assert!(only_mistake("").starts_with("pings.toml: workers: no kind of worker"));
     // In the order of the file, not of the names.
     let mistake = only_mistake("[workers.z]\ncommand = [\"x\"]\n[workers.a]\ncommand = [\"x\"]");

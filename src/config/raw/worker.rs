@@ -114,11 +114,13 @@ impl Resolver<'_> {
         match given.iter().filter(|given| **given).count() {
             1 => {}
             0 => {
-                let message = "it does nothing with a job: add command = [\"PROGRAM\", \"{}\"]";
+                let message = "it does nothing with a job: add command = [\"PROGRAM\", \"{}\"], or \
+                               coprocess = [\"PROGRAM\"], which is started once and kept";
                 self.mistake(&kind_origin(name), message);
             }
             _ => {
-                let message = "only one of command, function and coprocess is allowed";
+                let message = "only one of command, function and coprocess is allowed: that is what \
+                               the worker does with a job";
                 self.mistake(&kind_origin(name), message);
             }
         }
@@ -127,12 +129,9 @@ impl Resolver<'_> {
             let known = self.known.function(function.get_ref());
             return self.noted(&Origin::key(&key("function"), function.span()), known);
         }
-        if let Some(coprocess) = &raw.coprocess {
-            let message = "it is not available in this version: \
-                           use command, which starts the program once for each job";
-            self.mistake(&Origin::key(&key("coprocess"), coprocess.span()), message);
-        }
-        self.command(&key("command"), raw.command.as_ref()?).map(Run::Command)
+        let coprocess = raw.coprocess.as_ref().map(|raw| self.command(&key("coprocess"), raw));
+        let command = raw.command.as_ref().map(|raw| self.command(&key("command"), raw));
+        coprocess.flatten().map(Run::Coprocess).or(command.flatten().map(Run::Command))
     }
 
     /// Keys that say something about jobs, of a worker that takes none.
@@ -157,7 +156,7 @@ impl Resolver<'_> {
             raw.get_ref().iter().map(|argument| self.string(key, argument)).collect();
         let command: Vec<String> = command.into_iter().collect::<Option<_>>()?;
         if command.first().is_none_or(String::is_empty) {
-            let message = "the command is empty: its first element names the program";
+            let message = "it is empty: the first element names the program";
             self.mistake(&Origin::key(key, raw.span()), message);
             return None;
         }

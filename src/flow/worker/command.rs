@@ -293,20 +293,9 @@ impl<'a> CommandResult<'a> {
     }
 
     fn write(&self, out: &mut Vec<u8>, stdout: &View<'_>, stderr: &View<'_>, dead: bool) {
-        let JobRef { job, seq, round, attempt } = self.job;
-        out.push(b'{');
-        match std::str::from_utf8(job) {
-            Ok(text) => put_text(out, "job", text),
-            Err(_) => put_base64(out, "job", job),
-        }
-        put(out, format_args!(",\"seq\":{seq}"));
-        if let Some(round) = round {
-            put(out, format_args!(",\"round\":{round}"));
-        }
+        put_job(out, self.job);
         if dead {
-            out.push(b',');
-            put_text(out, "reason", &self.reason);
-            put(out, format_args!(",\"attempts\":{attempt}"));
+            put_dead(out, &self.reason, self.job.attempt);
         } else {
             put(out, format_args!(",\"ok\":{}", self.ok));
         }
@@ -327,17 +316,9 @@ impl<'a> CommandResult<'a> {
             put_text(out, "error", error);
         }
         if !dead {
-            put(out, format_args!(",\"attempt\":{attempt}"));
+            put(out, format_args!(",\"attempt\":{}", self.job.attempt));
         }
-        out.push(b',');
-        put_text(out, "worker", self.worker);
-        put(out, format_args!(",\"started\":\"{:.6}\"", timestamp(self.started)));
-        let seconds = format!("{}.{:06}", self.took.as_secs(), self.took.subsec_micros());
-        let mut digits = seconds.trim_end_matches('0');
-        if digits.ends_with('.') {
-            digits = &seconds[..digits.len() + 1];
-        }
-        put(out, format_args!(",\"seconds\":{digits}}}\n"));
+        put_end(out, self.worker, self.started, self.took);
     }
 }
 
@@ -458,19 +439,53 @@ fn escaped_len(byte: u8) -> usize {
     }
 }
 
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+pub(super) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // A Vec takes everything.
     let _infallible = out.write_fmt(text);
 }
 
-fn put_text(out: &mut Vec<u8>, key: &str, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, key: &str, text: &str) {
     put(out, format_args!("\"{key}\":"));
     // As above; and a string can always be written.
     let _infallible = serde_json::to_writer(out, text);
 }
 
-fn put_base64(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
+pub(super) fn put_base64(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
     put(out, format_args!("\"{key}_base64\":\"{}\"", BASE64.encode(bytes)));
+}
+
+/// Begins a result: the job and its number.
+pub(super) fn put_job(out: &mut Vec<u8>, job: JobRef<'_>) {
+    let JobRef { job, seq, round, .. } = job;
+    out.push(b'{');
+    match std::str::from_utf8(job) {
+        Ok(text) => put_text(out, "job", text),
+        Err(_) => put_base64(out, "job", job),
+    }
+    put(out, format_args!(",\"seq\":{seq}"));
+    if let Some(round) = round {
+        put(out, format_args!(",\"round\":{round}"));
+    }
+}
+
+/// Goes on with what is recorded of a job that has failed for good.
+pub(super) fn put_dead(out: &mut Vec<u8>, reason: &str, attempts: u32) {
+    out.push(b',');
+    put_text(out, "reason", reason);
+    put(out, format_args!(",\"attempts\":{attempts}"));
+}
+
+/// Ends a result: who has come to it, when, and in which time.
+pub(super) fn put_end(out: &mut Vec<u8>, worker: &str, started: Duration, took: Duration) {
+    out.push(b',');
+    put_text(out, "worker", worker);
+    put(out, format_args!(",\"started\":\"{:.6}\"", timestamp(started)));
+    let seconds = format!("{}.{:06}", took.as_secs(), took.subsec_micros());
+    let mut digits = seconds.trim_end_matches('0');
+    if digits.ends_with('.') {
+        digits = &seconds[..digits.len() + 1];
+    }
+    put(out, format_args!(",\"seconds\":{digits}}}\n"));
 }
 
 /// A moment of the calendar. A clock that is set beyond the year 9999 reads as 1970.
@@ -481,12 +496,12 @@ fn timestamp(since_epoch: Duration) -> jiff::Timestamp {
 }
 
 /// Does this signal mean that somebody shuts down more than the command?
-fn is_shutdown(signal: i32) -> bool {
+pub(super) fn is_shutdown(signal: i32) -> bool {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].iter().any(|shut| *shut as i32 == signal)
 }
 
 /// `SIGKILL`, `SIGRTMIN+1`; the number where there is no name.
-fn signal_name(number: i32) -> String {
+pub(super) fn signal_name(number: i32) -> String {
     if let Ok(signal) = Signal::try_from(number) {
         return signal.as_str().to_owned();
     }

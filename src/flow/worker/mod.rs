@@ -2,6 +2,7 @@
 
 pub(crate) mod caught;
 pub(crate) mod command;
+pub(crate) mod coprocess;
 pub(crate) mod function;
 mod process_work;
 mod watchdog;

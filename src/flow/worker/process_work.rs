@@ -44,24 +44,37 @@ impl ThreadWork for &CommandRunner {
                 (result, Verdict::Interrupted)
             }
         };
-        let dead = verdict != Verdict::Done && attempt.recording.failures == Failures::DeadLetters;
-        let kind = if dead { Kind::DeadLetter } else { Kind::Result };
-        let format = &attempt.recording.format;
-        let pushed = staged.push(kind, |bytes| {
-            let before = bytes.len();
+        stage(attempt, verdict, staged, |bytes, dead| {
             // If not even the rest of it fits, publishing says so, and the job fails for it.
             let _fits = result.encode(bytes, attempt.record_max, dead);
-            if dead || *format == Format::JsonLines {
-                return Ok(());
-            }
-            let record: Value = serde_json::from_slice(&bytes[before..])?;
-            bytes.truncate(before);
-            format::encode(format, &record, bytes)
-        });
-        if let Err(error) = pushed {
-            log::error!("job {}: its result can't be written: {error}", job.seq);
-            return Verdict::Failed { retry: false };
-        }
-        verdict
+        })
     }
+}
+
+/// Stages a result of ours, which `encode` writes as a line of JSON: as a dead letter if it is one,
+/// otherwise in the format of the output.
+pub(super) fn stage(
+    attempt: &Attempt<'_>,
+    verdict: Verdict,
+    staged: &mut Staged,
+    encode: impl FnOnce(&mut Vec<u8>, bool),
+) -> Verdict {
+    let dead = verdict != Verdict::Done && attempt.recording.failures == Failures::DeadLetters;
+    let kind = if dead { Kind::DeadLetter } else { Kind::Result };
+    let format = &attempt.recording.format;
+    let pushed = staged.push(kind, |bytes| {
+        let before = bytes.len();
+        encode(bytes, dead);
+        if dead || *format == Format::JsonLines {
+            return Ok(());
+        }
+        let record: Value = serde_json::from_slice(&bytes[before..])?;
+        bytes.truncate(before);
+        format::encode(format, &record, bytes)
+    });
+    if let Err(error) = pushed {
+        log::error!("job {}: its result can't be written: {error}", attempt.job.seq);
+        return Verdict::Failed { retry: false };
+    }
+    verdict
 }

@@ -21,6 +21,13 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((read, above_standard(write).map_err(errno)?))
 }
 
+/// A pipe: the end for a command, and the end that is written here, without blocking.
+pub(super) fn input_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK).map_err(errno)?;
+    Ok((above_standard(read).map_err(errno)?, write))
+}
+
 /// The same descriptor with a number above those of standard input, output and error.
 ///
 /// Where those were closed, a pipe gets their numbers. `dup2` to itself would leave it

@@ -1,6 +1,9 @@
 //! Commands started and ended for real.
 
 use super::*;
+use crate::sys::process::Ended;
+use crate::sys::{clock, pidfd::PidFd};
+use nix::sys::signal::Signal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -122,8 +125,8 @@ fn commands_have_default_dispositions_and_an_empty_mask_and_a_group_of_their_own
     assert!(!own.contains("SigIgn:\t0000000000000000"));
     let command = "grep -E '^Sig(Blk|Ign)' /proc/self/status | cut -f2";
     let running = start(&line(&["sh", "-c", command], &[]), "").expect("starts");
-    let group = nix::unistd::getpgid(Some(running.pid)).expect("is there");
-    assert_eq!(group, running.pid);
+    let group = nix::unistd::getpgid(Some(Pid::from_raw(running.pid()))).expect("is there");
+    assert_eq!(group.as_raw(), running.pid());
     let (_, text) = stdout(running);
     let masks = text.lines().map(|mask| u64::from_str_radix(mask, 16).expect("a mask"));
     // glibc lets the two signals that it keeps to itself be ignored.
@@ -169,10 +172,10 @@ fn where_the_standard_descriptors_are_closed_the_outputs_still_arrive() {
 #[test]
 fn without_pidfds_the_end_and_the_time_out_are_noticed_all_the_same() {
     let mut running = start(&line(&["sh", "-c", "echo a; exit 3"], &[]), "").expect("starts");
-    running.pidfd = None;
+    running.leader.pidfd = None;
     assert_eq!(stdout(running), (Ended::Exited(3), "a\n".to_owned()));
     let mut running = start(&line(&["sleep", "1000", "{}"], &[]), "1").expect("starts");
-    running.pidfd = None;
+    running.leader.pidfd = None;
     let until = clock::now() + Duration::from_millis(20);
     assert_eq!(running.wait(Some(until)).expect("can wait"), Waited::Late);
     running.kill_all(&[b"NO=SUCH"], clock::now()).expect("is ours");
