@@ -1,4 +1,5 @@
-//! One list through a Rust function and through a command: whichever it is, and whoever is killed meanwhile, the set of results is the same.
+//! One list through a Rust function, through a coprocess in Python and through a command: whichever it
+//! is, and whoever is killed meanwhile, the set of results is the same.
 
 mod support;
 
@@ -15,6 +16,12 @@ const KILLS: u64 = 10;
 /// How long after its moment in the list a kill is made, at the most.
 const DELAY: Duration = Duration::from_millis(30);
 
+const COPROCESS: &str = "\
+import json, os, sys
+for line in sys.stdin:
+    print(os.path.getsize(json.loads(line)['job']), flush=True)
+";
+
 /// The list is run to its end by workers that do this, with random kills on the way. Returns what it has
 /// found out about each file.
 fn sizes(worker: &str, value: impl Fn(&Value) -> u64) -> BTreeMap<String, u64> {
@@ -25,6 +32,7 @@ fn sizes(worker: &str, value: impl Fn(&Value) -> u64) -> BTreeMap<String, u64> {
         list += &format!("{number}\n");
     }
     place.write("jobs.txt", list);
+    place.write("size.py", COPROCESS);
     let restart = "[restart]\nmax = 1000\n";
     let files = "[jobs]\nlines = \"jobs.txt\"\n[output]\nfile = \"out.jsonl\"\n";
     // Nobody runs ahead of what is written, by which kills are timed.
@@ -77,9 +85,11 @@ fn expected() -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_function_and_a_command_give_the_same_results_whoever_is_killed() {
+fn a_function_a_coprocess_and_a_command_give_the_same_results_whoever_is_killed() {
     let value = |result: &Value| result["value"].as_u64().expect("a number");
     assert_eq!(sizes("function = \"size\"", value), expected());
+    let coprocess = "coprocess = [\"python3\", \"size.py\"]";
+    assert_eq!(sizes(coprocess, value), expected());
     let printed = |result: &Value| {
         let text = result["stdout"].as_str().expect("what stat prints");
         text.trim().parse().expect("a number")
