@@ -41,7 +41,10 @@ const TEMPORARY: [&str; 4] = ["~", ".tmp", ".part", ".partial"];
 /// Files of one name in `done/` at the most.
 const SAME_NAME_MAX: u32 = 1_000_000;
 
-/// A file at one moment of its life in the directory.
+/// Bytes of the longest name that file systems know.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A file, as it is told from others: its name, and its [`identity`].
 type Known = (OsString, u64);
 
 pub(crate) struct DirectorySource {
@@ -82,7 +85,7 @@ impl DirectorySource {
 
     /// Looks for files that are not known yet.
     fn scan(&mut self) -> Result<(), SourceError> {
-        let entries = std::fs::read_dir(&self.path).map_err(|error| self.gone(&error))?;
+        let entries = std::fs::read_dir(&self.path).map_err(|error| unusable(&error))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;
@@ -91,6 +94,7 @@ impl DirectorySource {
                 names.push(entry.file_name());
             }
         }
+        // By name, so that it is the same order each time.
         names.sort_unstable();
         for name in names {
             self.find(name)?;
@@ -142,7 +146,7 @@ impl DirectorySource {
                      /proc/sys/fs/inotify/max_user_watches",
                 ));
             }
-            Err(error) => return Err(self.gone(&error.into())),
+            Err(error) => return Err(unusable(&error.into())),
         }
         Ok(())
     }
@@ -170,24 +174,12 @@ impl DirectorySource {
         }
         self.watch = Some(watch);
         if gone {
-            return Err(self.gone(&io::Error::other("it was moved away or removed")));
+            return Err(unusable(&io::Error::other("it was moved away or removed")));
         }
         for name in names {
             self.find(name)?;
         }
         if overflow { self.scan() } else { Ok(()) }
-    }
-
-    fn gone(&self, error: &io::Error) -> SourceError {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::Other => {
-                SourceError::fatal(format!(
-                    "can't take files from this directory: {error}. What was handed out is done or \
-                     kept; give the same directory again to go on"
-                ))
-            }
-            _ => SourceError::retry(format!("can't read the directory: {error}")),
-        }
     }
 
     /// Moves a file whose job has ended, if it is still the one that was handed out.
@@ -211,14 +203,13 @@ impl DirectorySource {
             }
             moved => moved,
         }
-        .or_else(|error| match error.kind() {
-            // It is its owner's to move.
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(SourceError::retry(format!(
-                "can't move {} into {}: {error}",
-                path.display(),
-                folder.display()
-            ))),
+        .or_else(|error| {
+            let what = format!("can't move {} into {}", path.display(), folder.display());
+            match error.kind() {
+                // Somebody else was faster.
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(trouble(&what, &error)),
+            }
         })
     }
 
@@ -244,7 +235,9 @@ impl Source for DirectorySource {
             return Ok(());
         }
         for folder in [DONE, FAILED] {
-            make_folder(&self.path.join(folder)).map_err(|error| self.gone(&error))?;
+            let folder = self.path.join(folder);
+            let what = format!("can't make the folder {}", folder.display());
+            make_folder(&folder).map_err(|error| trouble(&what, &error))?;
         }
         if !self.once {
             self.watch()?;
@@ -287,6 +280,26 @@ impl Source for DirectorySource {
     fn name(&self) -> String {
         self.path.display().to_string()
     }
+}
+
+fn unusable(error: &io::Error) -> SourceError {
+    trouble("can't take files from this directory", error)
+}
+
+/// What may pass by itself is tried again; for anything else somebody has to come.
+fn trouble(what: &str, error: &io::Error) -> SourceError {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, ResourceBusy, StorageFull};
+    let passes = [OutOfMemory, QuotaExceeded, ResourceBusy, StorageFull].contains(&error.kind())
+        || [Errno::MFILE, Errno::NFILE]
+            .map(|it| Some(it.raw_os_error()))
+            .contains(&error.raw_os_error());
+    if passes {
+        return SourceError::retry(format!("{what}: {error}"));
+    }
+    SourceError::fatal(format!(
+        "{what}: {error}. Files that were handed out are done or kept; start it again when that is \
+         in order"
+    ))
 }
 
 /// The name of the file that a job means: what stands behind the last `/`, which no name has.
@@ -337,9 +350,130 @@ fn move_into(path: &Path, folder: &Path, name: &OsStr) -> io::Result<()> {
             Err(Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut other = name.to_owned();
-        other.push(format!(".{number}"));
-        target = folder.join(other);
+        let end = format!(".{number}");
+        let room = NAME_BYTES_MAX - end.len();
+        let mut other = name.as_bytes()[..name.len().min(room)].to_vec();
+        other.extend_from_slice(end.as_bytes());
+        target = folder.join(OsStr::from_bytes(&other));
     }
     Err(io::Error::other(format!("there are {SAME_NAME_MAX} files of this name already")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::{ErrorKind, InHand};
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Place {
+            let place = Place(tempfile::tempdir().expect("temp dir"));
+            std::fs::create_dir(place.path("in")).expect("a directory");
+            place
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        /// Renamed into the directory.
+        fn drop_file(&self, name: &str) -> u64 {
+            std::fs::write(self.path("elsewhere"), "").expect("written");
+            let path = self.path("in").join(name);
+            std::fs::rename(self.path("elsewhere"), &path).expect("renamed");
+            identity(&path).expect("a look").expect("a file")
+        }
+
+        fn source(&self, in_hand: &[InHand]) -> DirectorySource {
+            let directory = config::Directory { path: self.path("in"), once: false };
+            let mut source = DirectorySource::new(&directory);
+            let resume = Resume {
+                last: None,
+                handed_out: 0,
+                checksum: 0,
+                in_hand,
+                job_bytes_max: 4096,
+                only_to_acknowledge: false,
+            };
+            source.open(&resume).expect("opened");
+            source
+        }
+
+        fn job(&self, name: &str) -> Vec<u8> {
+            self.path("in").join(name).into_os_string().into_vec()
+        }
+
+        fn done(&self, name: &str, position: u64) -> Done {
+            Done { job: self.job(name), seq: 1, position, failed: false }
+        }
+    }
+
+    fn queued(source: &DirectorySource) -> Vec<String> {
+        source.queue.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_in_hand_is_not_found_again_and_what_comes_later_is() {
+        let place = Place::new();
+        let (a, _b) = (place.drop_file("a"), place.drop_file("b"));
+        let in_hand = [InHand { job: place.job("a"), seq: 1, position: a }];
+        let mut source = place.source(&in_hand);
+        assert_eq!(queued(&source), ["b"]);
+        place.drop_file("c");
+        std::fs::write(place.path("in/d"), "written in there").expect("written");
+        source.listen().expect("heard");
+        assert_eq!(queued(&source), ["b", "c", "d"]);
+        // Another one under the name of what is in hand.
+        place.drop_file("a");
+        source.listen().expect("heard");
+        assert_eq!(queued(&source), ["b", "c", "d", "a"]);
+    }
+
+    #[test]
+    fn acknowledging_twice_moves_nothing_that_was_dropped_in_between() {
+        let place = Place::new();
+        let first = place.drop_file("a");
+        let mut source = place.source(&[]);
+        source.acknowledge(&[place.done("a", first)]).expect("moved");
+        assert!(place.path("in/done/a").exists() && !place.path("in/a").exists());
+        let second = place.drop_file("a");
+        assert_ne!(first, second);
+        // As after a crash: the slot was not freed.
+        source.acknowledge(&[place.done("a", first)]).expect("nothing to be moved");
+        assert!(place.path("in/a").exists() && !place.path("in/done/a.1").exists());
+        source.acknowledge(&[place.done("a", second)]).expect("moved");
+        assert!(place.path("in/done/a.1").exists() && !place.path("in/a").exists());
+    }
+
+    #[test]
+    fn a_long_name_that_is_taken_is_shortened() {
+        let place = Place::new();
+        let name = "n".repeat(NAME_BYTES_MAX);
+        let mut source = place.source(&[]);
+        for _ in 0..2 {
+            let position = place.drop_file(&name);
+            source.acknowledge(&[place.done(&name, position)]).expect("moved");
+        }
+        assert!(place.path("in/done").join(&name).exists());
+        assert!(place.path("in/done").join(format!("{}.1", &name[2..])).exists());
+    }
+
+    #[test]
+    fn a_directory_that_goes_away_is_an_error_for_good() {
+        let place = Place::new();
+        let mut source = place.source(&[]);
+        std::fs::rename(place.path("in"), place.path("away")).expect("renamed");
+        assert_eq!(source.listen().expect_err("gone").kind, ErrorKind::Fatal);
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_is_made_again() {
+        let place = Place::new();
+        let position = place.drop_file("a");
+        let mut source = place.source(&[]);
+        std::fs::remove_dir(place.path("in/done")).expect("removed");
+        source.acknowledge(&[place.done("a", position)]).expect("moved");
+        assert!(place.path("in/done/a").exists());
+    }
 }

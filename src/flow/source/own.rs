@@ -345,3 +345,145 @@ impl Own<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::queue::ends;
+    use crate::flow::queue::frame::Kind;
+    use crate::flow::queue::jobs::{Claim, Claimed, Claimer};
+    use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+    use crate::flow::queue::layout::Geometry;
+
+    /// Two jobs at positions 10 and 20, of which the second is done.
+    fn spool(directory: &Path, stop: &Stop) -> Spool {
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 4, job_bytes: 8 };
+        let spool =
+            Spool::create(&directory.join("spool"), geometry, 7, None, |_| {}).expect("spool");
+        let mut out = HandOut::begin(&spool, stop);
+        out.begin_round();
+        for (job, position) in [("first", 10), ("second", 20)] {
+            out.fill(job.as_bytes(), false, (position, 0));
+        }
+        let (jobs, mut job) = (Jobs(&spool), Claimed::default());
+        let mut writer = LaneWriter::open(&spool, 0, 0).expect("ring");
+        for _ in 0..2 {
+            let claimer = Claimer { lane: 0, incarnation: 1 };
+            assert_eq!(jobs.claim(claimer, &mut job), Claim::Job);
+        }
+        jobs.note_failed(&job);
+        let (kind, result_end) = (Kind::JobFailed, jobs.result_end(&job));
+        let finish = Finish { kind, seq: job.seq, round: 1, result_end };
+        writer.publish(&Staged::default(), Some(finish)).expect("room");
+        drop(writer);
+        spool
+    }
+
+    /// Commits what is published; and syncs it.
+    fn commit(spool: &Spool, synced: bool) {
+        let mut next = Commit::load(spool);
+        next.generation += 1;
+        next.lanes[0].offset = spool.producer(0).tail.load(Ordering::Acquire);
+        if synced {
+            next.all_synced();
+        }
+        next.store(spool);
+        ends::free(spool.consumer(0), next.lanes[0].offset);
+    }
+
+    /// Notes what it is told.
+    #[derive(Default)]
+    struct Noting {
+        opened: Vec<(Option<u64>, Vec<u64>)>,
+        done: Vec<Done>,
+        failures: u32,
+    }
+
+    impl Source for Noting {
+        fn open(&mut self, resume: &Resume<'_>) -> Result<(), SourceError> {
+            let in_hand = resume.in_hand().iter().map(|job| job.position).collect();
+            self.opened.push((resume.last(), in_hand));
+            Ok(())
+        }
+
+        fn next(&mut self, _: &Wait<'_>, _: &mut Vec<u8>) -> Result<Next, SourceError> {
+            panic!("it is only to acknowledge")
+        }
+
+        fn acknowledge(&mut self, done: &[Done]) -> Result<(), SourceError> {
+            self.done.extend_from_slice(done);
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(SourceError::retry("not now"));
+            }
+            Ok(())
+        }
+    }
+
+    fn acknowledge(spool: &Spool, source: &mut Noting) {
+        let stop = Stop::new(|| {});
+        let settings = Settings { name: "noting", synced: true, only_to_acknowledge: true };
+        assert_eq!(run(spool, source, settings, &stop, || {}).expect("done"), End::Stopped);
+    }
+
+    #[test]
+    fn a_job_is_acknowledged_when_its_results_are_committed_and_synced_and_not_before() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let stop = Stop::new(|| {});
+        let spool = spool(directory.path(), &stop);
+        let mut source = Noting::default();
+        assert!(!has_unacknowledged(&spool, false), "nothing is committed");
+        commit(&spool, false);
+        assert!(has_unacknowledged(&spool, false), "that is all if nothing is ever synced");
+        assert!(!has_unacknowledged(&spool, true));
+        acknowledge(&spool, &mut source);
+        assert_eq!((source.done.len(), slots_in_use(&spool)), (0, 2));
+        commit(&spool, true);
+        acknowledge(&spool, &mut source);
+        let done = Done { job: b"second".into(), seq: 2, position: 20, failed: true };
+        assert_eq!((&source.done[..], slots_in_use(&spool)), (&[done][..], 1));
+        acknowledge(&spool, &mut source);
+        assert_eq!(source.done.len(), 1, "it is forgotten");
+        assert_eq!(
+            source.opened,
+            [(Some(20), vec![10, 20]), (Some(20), vec![10, 20]), (Some(20), vec![10])]
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_acknowledged_is_acknowledged_again_after_another_open() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let stop = Stop::new(|| {});
+        let spool = spool(directory.path(), &stop);
+        commit(&spool, true);
+        let mut source = Noting { failures: 1, ..Noting::default() };
+        acknowledge(&spool, &mut source);
+        assert_eq!((source.opened.len(), source.done.len()), (2, 2));
+        assert_eq!(slots_in_use(&spool), 1);
+    }
+
+    #[test]
+    fn a_damaged_slot_is_acknowledged_by_nobody_and_freed() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let stop = Stop::new(|| {});
+        let spool = spool(directory.path(), &stop);
+        commit(&spool, true);
+        Jobs(&spool).slot(1).offset.store(30, Ordering::Relaxed);
+        let mut source = Noting::default();
+        acknowledge(&spool, &mut source);
+        assert_eq!((source.done.len(), slots_in_use(&spool)), (0, 1));
+        assert_eq!(source.opened[0].1, [10]);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_with_its_message() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let stop = Stop::new(|| {});
+        let spool = spool(directory.path(), &stop);
+        let settings = Settings { name: "noting", synced: true, only_to_acknowledge: false };
+        let error = run(&spool, &mut Noting::default(), settings, &stop, || {});
+        let error = error.expect_err("it has panicked");
+        assert_eq!(error.exit_code(), crate::error::ExitCode::Io);
+        assert!(error.to_string().contains("it is only to acknowledge"), "{error}");
+    }
+}
