@@ -353,3 +353,61 @@ fn a_source_that_can_not_go_on_stops_the_pipeline_in_order_with_its_message() {
         }
     }
 }
+
+#[test]
+fn the_example_of_a_source_follows_a_file_and_notes_what_is_done() {
+    let place = Place::of(example("custom_source"));
+    place.write("queue.txt", "one\ntwo\nhalf of ");
+    let running = place.command(&["queue.txt", "out.jsonl"]).start();
+    running.until_written(2);
+    let mut queue = std::fs::OpenOptions::new().append(true).open(place.path("queue.txt"));
+    std::io::Write::write_all(queue.as_mut().expect("the queue"), b"three\n").expect("written");
+    running.until_written(3);
+    running.signal(Signal::TERM);
+    running.wait().assert_exit(0);
+    let sorted = |name: &str| {
+        let text = place.read(name);
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted("out.jsonl"), [r#""HALF OF THREE""#, r#""ONE""#, r#""TWO""#]);
+    assert_eq!(sorted("queue.txt.done"), ["half of three", "one", "two"]);
+    // Nothing is done again.
+    let running = place.command(&["queue.txt", "out.jsonl"]).start();
+    running.until_logged("going on behind job 3");
+    running.signal(Signal::TERM);
+    running.wait().assert_exit(0);
+    assert_eq!(place.read("out.jsonl").lines().count(), 3);
+}
+
+const CAT: &str = "[output]\nfile = \"out.jsonl\"\n[workers.cat]\ncommand = [\"cat\", \"{}\"]\n";
+
+#[test]
+fn the_daemon_takes_the_files_of_a_directory_by_its_configuration() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("in")).expect("a directory");
+    for name in ["a", "b", "c"] {
+        place.write(&format!("in/{name}"), format!("text of {name}"));
+    }
+    place.write("cat.toml", format!("[jobs]\ndirectory = \"in/\"\nonce = true\n{CAT}"));
+    place.command(&["run", "cat.toml"]).finish().assert_exit(0);
+    let results = place.results();
+    let mut texts: Vec<(&str, &str)> = results
+        .lines
+        .iter()
+        .map(|line| (line["job"].as_str().expect("job"), line["stdout"].as_str().expect("text")))
+        .collect();
+    texts.sort_unstable();
+    assert_eq!(texts, [("in/a", "text of a"), ("in/b", "text of b"), ("in/c", "text of c")]);
+    assert_eq!(names(&place, "in/done"), BTreeSet::from(["a", "b", "c"].map(OsString::from)));
+    // Without `once` it waits.
+    place.write("cat.toml", format!("[jobs]\ndirectory = \"in\"\n{CAT}"));
+    let running = place.command(&["run", "cat.toml"]).start();
+    running.until_logged("starting: jobs from in");
+    drop_file(&place, "d", "text of d");
+    running.until_written(4);
+    running.signal(Signal::TERM);
+    running.wait().assert_exit(0);
+    assert!(place.path("in/done/d").exists());
+}

@@ -13,7 +13,7 @@ use super::queue::spool::Spool;
 use super::rebuild::{Plan, rebuild};
 use super::sink::file::FileSink;
 use super::sink::{Batch, Position, Sink, Sinks};
-use super::source::refill::refill;
+use super::source::refill::{refill, settle_slots};
 use super::source::{directory, lines};
 use crate::config::{Config, Format, Jobs as Origin, Lines, Output, Run};
 use crate::error::Error;
@@ -122,8 +122,10 @@ pub(crate) fn prepare(
                 end(orphan);
             }
         })?;
-        if let Some(list) = config.jobs.as_ref().and_then(Origin::list).filter(|_| !same_boot) {
-            refill(spool, list)?;
+        match &config.jobs {
+            Some(Origin::List(list)) if !same_boot => refill(spool, list)?,
+            Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => settle_slots(spool)?,
+            Some(_) | None => {}
         }
         give_up_damaged(spool);
     }

@@ -1,7 +1,7 @@
 //! A file or a command line in, a configuration or its mistakes out.
 
 use super::*;
-use crate::config::{Format, Jobs, Run, SyncPolicy};
+use crate::config::{Directory, Format, Jobs, Run, SyncPolicy};
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
@@ -360,4 +360,36 @@ fn dead_letters_have_a_file_of_their_own() {
     let error = with_output("file = \"out.jsonl\"\n[dead_letters]\nfile = \"out.jsonl\"");
     let error = error.unwrap_err().to_string();
     assert!(error.contains("dead_letters.file: this is the same file as output.file"), "{error}");
+}
+
+#[test]
+fn jobs_come_from_a_list_or_from_a_directory() {
+    let files = |jobs: &str| {
+        let files = Files::new(&format!("{WORKER}[jobs]\n{jobs}\n"));
+        std::fs::create_dir(files.path("in")).unwrap();
+        files
+    };
+    for (jobs, once) in [("directory = \"in\"", false), ("directory = \"in\"\nonce = true", true)] {
+        let files = files(jobs);
+        let loaded = files.load_with(&Overrides::default()).unwrap();
+        let directory = Directory { path: files.path("in"), once };
+        assert_eq!(loaded.config.jobs, Some(Jobs::Directory(directory)));
+        assert!(!loaded.jobs_by_default);
+        // An option of the command line is another place for jobs.
+        let overrides = Overrides { jobs: Some(Lines::Stdin), ..Overrides::default() };
+        let loaded = files.load_with(&overrides).unwrap();
+        let list = loaded.config.jobs.as_ref().and_then(Jobs::list).unwrap();
+        assert_eq!(list.lines, Lines::Stdin);
+    }
+    for (jobs, mistake) in [
+        ("directory = \"in\"\nlines = \"hosts.txt\"", "jobs.lines is set as well"),
+        ("directory = \"in\"\nevery = \"1s\"", "jobs.every: a directory is not run again"),
+        ("lines = \"hosts.txt\"\nonce = true", "jobs.once: it goes with jobs.directory"),
+        ("directory = \"out\"", "jobs.directory: the directory out can't be read"),
+        ("directory = \"hosts.txt\"", "jobs.directory: hosts.txt is no directory"),
+        ("directory = \"in\"\nonce = \"yes\"", "invalid type: string \"yes\""),
+    ] {
+        let mistakes = files(jobs).mistakes().join("\n");
+        assert!(mistakes.contains(mistake), "{jobs}: {mistakes}");
+    }
 }

@@ -75,6 +75,18 @@ pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
     Ok(())
 }
 
+/// As [`refill`], for a source that is no list: what a slot does not know of its job is put right by the
+/// lanes. A job that is in no slot and no lane is handed out again by a source that hands out what was
+/// not acknowledged; with one that counts it is missing, which the books say at the end.
+///
+/// # Errors
+/// If the lanes can't be read.
+pub(crate) fn settle_slots(spool: &Spool) -> Result<(), Error> {
+    settle_by_lanes(spool, &jobs_in_all_lanes(spool)?);
+    forget_unsound(spool);
+    Ok(())
+}
+
 /// Where the list stood when a round began that was never saved.
 fn saved_before(saved: ListPosition) -> ListPosition {
     let ListPosition { failed_before, ended_before, .. } = saved;
