@@ -411,3 +411,67 @@ fn the_daemon_takes_the_files_of_a_directory_by_its_configuration() {
     running.wait().assert_exit(0);
     assert!(place.path("in/done/d").exists());
 }
+
+/// Kills all processes of a run, main first.
+fn kill_all(running: support::Running<'_>) {
+    for process in running.of_program() {
+        if let Some(handle) = process.handle() {
+            handle.send(Signal::KILL);
+        }
+    }
+    running.wait_for_main();
+}
+
+#[test]
+fn what_is_done_and_not_acknowledged_survives_a_spool_of_another_size() {
+    let place = sources();
+    let running = place.command(&["counter", "counter", "hourly", "wait", "20"]).start();
+    running.until_written(20);
+    kill_all(running);
+    assert_eq!(place.read("acknowledged.txt"), "");
+    let again = place.command(&["counter", "counter", "hourly", "end", "20"]);
+    let ended = again.env("LANE", "131072").finish();
+    ended.assert_exit(0);
+    assert!(ended.stderr.contains("built anew in another size"), "{}", ended.describe());
+    assert_each_once(&place, 20);
+    assert_acknowledged(&place, 20);
+}
+
+#[test]
+fn files_that_are_done_and_not_moved_are_moved_by_a_fresh_start_and_not_run_again() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("in")).expect("a directory");
+    let expected: BTreeSet<OsString> = (0..20).map(|file| format!("{file}").into()).collect();
+    for name in &expected {
+        drop_file(&place, name, "text");
+    }
+    let hourly = CAT.replacen('\n', "\nsync = \"1h\"\n", 1);
+    place.write("cat.toml", format!("[jobs]\ndirectory = \"in\"\n{hourly}"));
+    let running = place.command(&["run", "cat.toml"]).start();
+    running.until_written(20);
+    kill_all(running);
+    assert_eq!(names(&place, "in"), expected, "none was moved");
+    place.write("cat.toml", format!("[jobs]\ndirectory = \"in\"\nonce = true\n{hourly}"));
+    place.command(&["run", "cat.toml", "--fresh"]).finish().assert_exit(0);
+    assert_eq!(names(&place, "in/done"), expected);
+    assert_eq!(place.results().len(), 20);
+}
+
+#[test]
+fn a_run_is_not_over_before_its_last_job_is_acknowledged() {
+    let place = sources();
+    let running = place.command(&["trouble", "acknowledge-always"]).start();
+    running.until_written(20);
+    running.until_logged("the queue does not answer");
+    running.signal(Signal::TERM);
+    // Not for ever: a second signal ends that as well.
+    running.until_logged("starting source once more");
+    running.signal(Signal::TERM);
+    let ended = running.wait();
+    ended.assert_exit(0);
+    assert!(ended.stderr.contains("the next start acknowledges"), "{}", ended.describe());
+    let ended = run(&place, &["trouble", "none"]);
+    ended.assert_exit(0);
+    assert!(ended.stderr.contains("going on behind job 20"), "{}", ended.describe());
+    assert_eq!(records(&place).len(), 20);
+}

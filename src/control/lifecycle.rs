@@ -30,7 +30,7 @@ const QUIET_LIMIT: Duration = Duration::from_secs(1);
 /// How long a child may take from its start until it is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// A signal sooner than this after the last one is the same request, delivered twice.
-const REPEAT_AFTER: Duration = Duration::from_millis(300);
+pub(super) const REPEAT_AFTER: Duration = Duration::from_millis(300);
 /// The first begins a stop, the second kills the workers, the third everything.
 const SIGNALS_MAX: u8 = 3;
 /// How often a stop under way says who is waited for.

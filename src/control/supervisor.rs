@@ -6,7 +6,7 @@
 
 use super::child::{Link, Order, Report};
 use super::launch::Launch;
-use super::lifecycle::{Action, Ended, Event, Lifecycle, Notice, Reason};
+use super::lifecycle::{Action, Ended, Event, Lifecycle, Notice, REPEAT_AFTER, Reason};
 use super::role::Child;
 use super::signal::{Asked, Installed, channel};
 use crate::error::{Error, ExitCode};
@@ -453,20 +453,25 @@ impl Supervisor<'_> {
         }
         let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
         let mut until = deadline.max(clock::now() + ACKNOWLEDGE_LEAST);
+        let repeats_until = self.stop_began.unwrap_or_default() + REPEAT_AFTER;
+        let mut killed = false;
         while self.handles.contains_key(&Child::Source) {
             let results = self.inbox.wait(Some(until))?;
             let mut events = Vec::new();
             self.read(results, &mut events, &mut false);
             self.reap();
-            let hurry = events.iter().any(|event| matches!(event, Event::Signal));
-            if (hurry || clock::now() >= until) && self.handles.contains_key(&Child::Source) {
+            let now = clock::now();
+            // Not the first signal, delivered twice.
+            let hurry =
+                now >= repeats_until && events.iter().any(|event| matches!(event, Event::Signal));
+            if now >= until && killed {
+                log::error!("source could not even be killed; leaving it behind");
+                break;
+            }
+            if (hurry || now >= until) && !killed && self.handles.contains_key(&Child::Source) {
                 log::warn!("killing source; the next start acknowledges the rest");
                 self.kill(Child::Source);
-                if clock::now() >= until + ACKNOWLEDGE_LEAST {
-                    // Not even that has ended it.
-                    break;
-                }
-                until = clock::now() + ACKNOWLEDGE_LEAST;
+                (killed, until) = (true, now + ACKNOWLEDGE_LEAST);
             }
         }
         Ok(())

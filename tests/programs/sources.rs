@@ -47,6 +47,7 @@ fn run(
     sync: SyncPolicy,
     work: impl Fn(&Job) -> Result<String, JobError> + Send + Sync + 'static,
 ) -> ExitCode {
+    let lane = std::env::var("LANE").map_or(64 << 10, |lane| number(&lane));
     Pipeline::new(tag)
         .jobs(jobs)
         .worker(tag, move |job: &Job, out: &mut Emitter<Record>| {
@@ -60,7 +61,7 @@ fn run(
             flush_bytes: 1 << 20,
             flush_after: Duration::from_millis(20),
         })
-        .spool(Spool { jobs: 32, lane: Some(64 << 10), ..Spool::default() })
+        .spool(Spool { jobs: 32, lane: Some(lane), ..Spool::default() })
         .restart(Restart { max: 1000, within: Duration::from_secs(1) })
         .shutdown(Shutdown {
             deadline: Duration::from_secs(6),
@@ -217,7 +218,7 @@ impl Troubled {
         note("failures.txt", "once\n");
         match kind {
             "fatal" => Err(SourceError::fatal("the queue was deleted")),
-            "retry" => Err(std::io::Error::other("the queue does not answer").into()),
+            "retry" | "always" => Err(std::io::Error::other("the queue does not answer").into()),
             "panic" => panic!("the queue is {}", "empty?"),
             other => panic!("{other}?"),
         }
