@@ -124,7 +124,9 @@ pub(crate) fn prepare(
         })?;
         match &config.jobs {
             Some(Origin::List(list)) if !same_boot => refill(spool, list)?,
-            Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => settle_slots(spool)?,
+            Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => {
+                settle_slots(spool, acknowledged)?
+            }
             Some(_) | None => {}
         }
         give_up_damaged(spool);

@@ -22,6 +22,7 @@
 //! | **commit**: half stored | its checksum is wrong, the other commit is whole | as before the commit |
 //! | **free**: committed, not freed | `freed` behind the commit | set to the commit |
 //! | free (source): place saved, slot not freed | done slot | freed by the next source |
+//! | **acknowledge** (own source): committed, not acknowledged; or acknowledged, slot not freed | committed slot | acknowledged, perhaps for the second time, by the next source ([`crate::flow::source::own`]) |
 //! | **recover**: anywhere in this file | as it was, or partly repaired | done again, with the same outcome |
 //! | recover: rebuild before its rename | the old spool | rebuilt again; what was written before is in its books |
 //! | a disk or a broken worker: frames | units that are none, between head and tail | skipped and put aside by the buffer; at a start their jobs are ready again |

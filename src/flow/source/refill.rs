@@ -77,13 +77,22 @@ pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
 
 /// As [`refill`], for a source that is no list: what a slot does not know of its job is put right by the
 /// lanes. A job that is in no slot and no lane is handed out again by a source that hands out what was
-/// not acknowledged; with one that counts it is missing, which the books say at the end.
+/// not acknowledged, under another number; with one that counts it is missing, which the books say at
+/// the end.
 ///
 /// # Errors
 /// If the lanes can't be read.
-pub(crate) fn settle_slots(spool: &Spool) -> Result<(), Error> {
-    settle_by_lanes(spool, &jobs_in_all_lanes(spool)?);
+pub(crate) fn settle_slots(spool: &Spool, acknowledged: bool) -> Result<(), Error> {
+    let in_lanes = jobs_in_all_lanes(spool)?;
+    settle_by_lanes(spool, &in_lanes);
     forget_unsound(spool);
+    let (generation, place) = ListPosition::load(spool);
+    let of_round = in_lanes.iter().filter(|(round, _)| *round == place.round);
+    let furthest = of_round.map(|(_, seq)| *seq).max().unwrap_or(0);
+    if acknowledged && furthest > place.seq && !place.complete {
+        // No number is given to two jobs.
+        ListPosition { seq: furthest, ..place }.store(spool, generation + 1);
+    }
     Ok(())
 }
 
@@ -235,6 +244,20 @@ mod tests {
             let seq = jobs.slot(index).seq.load(Ordering::Relaxed);
             assert_eq!(jobs.text(index), format!("job-{seq:02}").as_bytes());
         }
+    }
+
+    #[test]
+    fn of_a_source_that_is_no_list_no_number_is_given_twice() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let (spool, _) = handed_out(directory.path());
+        // None of these slots has reached the disk; the lane knows that the sixth job is done.
+        for seq in 4..=JOBS {
+            Jobs(&spool).slot(seq as usize - 1).state.store(0, Ordering::Release);
+        }
+        settle_slots(&spool, false).expect("settled");
+        assert_eq!(ListPosition::load(&spool).1.seq, 3);
+        settle_slots(&spool, true).expect("settled");
+        assert_eq!(ListPosition::load(&spool).1.seq, 6);
     }
 
     #[test]
