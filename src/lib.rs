@@ -68,6 +68,9 @@ mod pipeline;
 mod stop;
 mod sys;
 
+#[doc = include_str!("../docs/writing-a-worker.md")]
+pub mod guide {}
+
 pub use daemon::Daemon;
 pub use error::{Error, ExitCode};
 pub use flow::balance::Balance;
