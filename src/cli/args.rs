@@ -70,6 +70,12 @@ pub(super) enum Command {
     /// Runs a pipeline: from a configuration file, or from options and a command
     #[command(help_template = help_template!())]
     Run(Box<RunArguments>),
+    /// Prints the jobs of a file of dead letters, one a line, to be run again
+    DeadLetters {
+        /// The file that [dead_letters] names
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Says whether a configuration file is valid, and if not, what is wrong with it
     Check {
         /// The configuration file

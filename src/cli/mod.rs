@@ -5,6 +5,7 @@
 //! error, each exit code is that of the error ([`ExitCode`]).
 
 mod args;
+mod dead_letters;
 mod run;
 
 use std::io::{self, Write};
@@ -39,6 +40,9 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     let outcome = match cli.command {
         Command::Run(arguments) => run::run(*arguments, daemon, &program),
         Command::Check { config } => check(&config, daemon, &program),
+        Command::DeadLetters { file } => {
+            dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
+        }
         Command::Init => print(EXAMPLE),
     };
     match outcome {
@@ -129,11 +133,20 @@ flush_bytes = "1MiB"
 flush_after = "1s"
 
 [output]
-# One JSON object a line, appended.
+# Appended to; one JSON object a line, if format is not another: "csv" or "sqlite", and for the
+# records of functions also "lines" or "postcard".
 file = "results.jsonl"
+# format = "json"
+#   columns = ["job", "ok", "seconds"]   # for "csv": the fields that are written
+#   table = "results"                    # for "sqlite"
 # Forced to the disk after each flush ("always"), at most once in a duration, or only at the
 # end ("never").
 sync = "1s"
+
+# A file for jobs that have failed for good, in place of the output. `procsig dead-letters FILE`
+# prints them, to be run again.
+#   [dead_letters]
+#   file = "results.dead.jsonl"
 
 [shutdown]
 # From the first signal to the exit. Whoever kills procsig should wait 5 s longer.

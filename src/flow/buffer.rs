@@ -481,4 +481,6 @@ fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod salvage_tests;
 #[cfg(test)]
+mod sink_tests;
+#[cfg(test)]
 mod tests;

@@ -133,6 +133,10 @@ impl Sink for Faulty<'_> {
         self.file.look()
     }
 
+    fn header(&self) -> &[u8] {
+        self.file.header()
+    }
+
     fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
         (self.write)(&mut self.file, &batch.bytes[done..]).map(|written| done + written)
     }

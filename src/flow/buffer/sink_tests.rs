@@ -1,0 +1,415 @@
+//! Promises of the buffer about two sinks at once, about sinks that tell batches by their numbers, and
+//! about files that begin with a header.
+
+use super::tests::{Bench, Faulty, dying, expected, policy};
+use super::*;
+use crate::config::{Format, SyncPolicy};
+use crate::flow::format::shape;
+use crate::flow::queue::frame::Kind;
+use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+use crate::flow::sink::file::FileSink;
+use crate::flow::sink::own::{Opened, Opening, OwnSink, Records, SinkError, Transport};
+use crate::sys::atomic::AtomicU64;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+/// Publishes a job with these records.
+fn publish_job(writer: &mut LaneWriter<'_>, records: &[(Kind, &[u8])]) {
+    let mut staged = Staged::default();
+    for (kind, record) in records {
+        let Ok(()) = staged.push(*kind, |bytes| {
+            bytes.extend_from_slice(record);
+            Ok::<(), Infallible>(())
+        });
+    }
+    let result_end = AtomicU64::new(u64::MAX);
+    let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
+    writer.publish(&staged, Some(finish)).expect("room");
+}
+
+fn open(path: &Path, format: &Format) -> FileSink {
+    loop {
+        // See `Bench::sink`.
+        match FileSink::open(path, shape(format)) {
+            Ok(sink) => return sink,
+            Err(Error::Held(_)) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn drain(bench: &Bench, sinks: Sinks<'_>, sync: SyncPolicy) -> Result<u64, Error> {
+    let stop = Stop::new(|| {});
+    stop.request();
+    run(&bench.spool, sinks, Policy { sync, ..policy() }, &stop, || {})
+}
+
+const RESULTS: &str = "one\ntwo\n";
+const DEAD: &str = "dead one\ndead two\n";
+
+/// Two jobs done, two failed.
+fn publish_both(bench: &Bench) {
+    let mut writer = bench.writer(0);
+    publish_job(&mut writer, &[(Kind::Result, b"one\n")]);
+    publish_job(&mut writer, &[(Kind::DeadLetter, b"dead one\n")]);
+    publish_job(&mut writer, &[(Kind::Result, b"two\n")]);
+    publish_job(&mut writer, &[(Kind::DeadLetter, b"dead two\n")]);
+}
+
+#[test]
+fn a_buffer_that_dies_at_any_byte_of_either_file_is_gone_on_with_in_both() {
+    for (of_output, of_dead) in (0..=RESULTS.len())
+        .map(|at| (at, usize::MAX))
+        .chain((0..=DEAD.len()).map(|at| (usize::MAX, at)))
+    {
+        let bench = Bench::new(1);
+        let dead = bench.directory.path().join("dead");
+        publish_both(&bench);
+        {
+            let mut output = dying(bench.sink(), of_output);
+            let mut dead_letters = dying(open(&dead, &Format::JsonLines), of_dead);
+            let dead_letters: Option<&mut dyn Sink> = Some(&mut dead_letters);
+            let sinks = Sinks { output: &mut output, dead_letters };
+            assert!(drain(&bench, sinks, SyncPolicy::Never).is_err());
+        }
+        let (mut output, mut dead_letters) = (bench.sink(), open(&dead, &Format::JsonLines));
+        let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+        drain(&bench, sinks, SyncPolicy::Never).expect("drained");
+        assert_eq!(bench.output(), RESULTS, "{of_output} {of_dead}");
+        assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+        let books = Commit::load(&bench.spool);
+        assert_eq!((books.totals.results, books.totals.dead_letters), (2, 2));
+        assert_eq!(books.sinks[1].expect("a file").len, DEAD.len() as u64);
+    }
+}
+
+#[test]
+fn dead_letters_that_outlived_a_power_loss_are_not_written_again() {
+    for length in 0..=DEAD.len() {
+        let bench = Bench::new(1);
+        let dead = bench.directory.path().join("dead");
+        // From now on it is known where the files were before.
+        for round in 0..2 {
+            if round == 1 {
+                publish_both(&bench);
+                std::fs::write(bench.path(), &RESULTS[..4]).expect("what is left of it");
+                std::fs::write(&dead, &DEAD[..length]).expect("what is left of it");
+                bench.spool.run().boots.store(1, Ordering::Release);
+            }
+            let (mut output, mut dead_letters) = (bench.sink(), open(&dead, &Format::JsonLines));
+            let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+            drain(&bench, sinks, SyncPolicy::Never).expect("drained");
+        }
+        assert_eq!(bench.output(), RESULTS);
+        assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD, "{length}");
+    }
+}
+
+#[test]
+fn dead_letters_without_a_file_stay_in_the_spool() {
+    let bench = Bench::new(1);
+    publish_both(&bench);
+    let error = bench.drain(&mut bench.sink()).expect_err("nowhere to go").to_string();
+    assert!(error.contains("no file is named"), "{error}");
+    assert_eq!(Commit::load(&bench.spool).totals.dead_letters, 0);
+}
+
+/// A database as another process sees it: what is in it outlives every buffer.
+#[derive(Default)]
+struct Database {
+    rows: Vec<String>,
+    /// The last batch, and its spool.
+    last: Option<(u64, u64)>,
+    /// Calls before it, or whoever calls it, dies.
+    calls_left: usize,
+    /// How often it asks to be tried again.
+    busy: usize,
+    opened: Vec<Opening>,
+}
+
+impl Database {
+    fn call(&mut self) -> Result<(), SinkError> {
+        if self.busy > 0 {
+            self.busy -= 1;
+            return Err(SinkError::retry("busy"));
+        }
+        self.calls_left = self.calls_left.checked_sub(1).ok_or(SinkError::new("killed"))?;
+        Ok(())
+    }
+}
+
+/// Stores the number of the batch with its rows.
+struct Transactional {
+    database: Rc<RefCell<Database>>,
+    spool: u64,
+}
+
+impl crate::flow::sink::own::Sink<String> for Transactional {
+    fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
+        let mut database = self.database.borrow_mut();
+        database.call()?;
+        database.opened.push(*opening);
+        self.spool = opening.spool;
+        let number = database.last.filter(|(spool, _)| *spool == opening.spool);
+        let number = number.map_or(0, |(_, number)| number);
+        let written = opening.unfinished.is_some_and(|unfinished| unfinished <= number);
+        Ok(if written { Opened::Written(number) } else { Opened::At(number) })
+    }
+
+    fn write(&mut self, batch: &Records<String>) -> Result<u64, SinkError> {
+        let mut database = self.database.borrow_mut();
+        database.call()?;
+        assert!(database.last.is_none_or(|last| last < (self.spool, batch.number())));
+        database.last = Some((self.spool, batch.number()));
+        database.rows.extend(batch.iter().cloned());
+        // It was committed; the answer may be lost.
+        database.call()?;
+        Ok(batch.number())
+    }
+
+    fn sync(&mut self) -> Result<(), SinkError> {
+        self.database.borrow_mut().call()
+    }
+}
+
+fn own(database: &Rc<RefCell<Database>>, calls: usize) -> OwnSink<String, Transactional> {
+    database.borrow_mut().calls_left = calls;
+    let sink = Transactional { database: Rc::clone(database), spool: 0 };
+    OwnSink::new(sink, "database", Transport::Postcard)
+}
+
+fn drain_own(bench: &Bench, database: &Rc<RefCell<Database>>, calls: usize) -> Result<u64, Error> {
+    let mut sink = own(database, calls);
+    drain(bench, Sinks { output: &mut sink, dead_letters: None }, SyncPolicy::Always)
+}
+
+/// Publishes records as an own sink gets them.
+fn publish_typed(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>) {
+    let encode = Transport::Postcard.encoder::<String>();
+    for number in records {
+        let mut bytes = Vec::new();
+        encode(&format!("record {number}\n"), &mut bytes).expect("a record");
+        publish_job(writer, &[(Kind::Result, &bytes)]);
+    }
+}
+
+#[test]
+fn a_sink_that_stores_the_number_of_a_batch_has_each_record_once_wherever_the_buffer_dies() {
+    for first in 0..12 {
+        for second in 0..6 {
+            let (bench, database) = (Bench::new(1), Rc::default());
+            let mut writer = bench.writer(0);
+            publish_typed(&mut writer, 0..3);
+            let died = drain_own(&bench, &database, first).is_err();
+            publish_typed(&mut writer, 3..5);
+            let _died_again = drain_own(&bench, &database, second);
+            publish_typed(&mut writer, 5..6);
+            drain_own(&bench, &database, usize::MAX).expect("drained");
+            assert_eq!(database.borrow().rows.concat(), expected(0..6), "{first} {second}");
+            assert_eq!(died, first < 5, "open, two of a write, two of syncs: {first}");
+            assert_eq!(Commit::load(&bench.spool).totals.results, 6);
+        }
+    }
+}
+
+#[test]
+fn a_sink_that_asks_for_patience_is_opened_again_and_then_written_to() {
+    let (bench, database) = (Bench::new(1), Rc::<RefCell<Database>>::default());
+    publish_typed(&mut bench.writer(0), 0..2);
+    database.borrow_mut().busy = 2;
+    drain_own(&bench, &database, usize::MAX).expect("drained");
+    assert_eq!(database.borrow().rows.concat(), expected(0..2));
+    let opened = database.borrow().opened.clone();
+    assert_eq!(opened[0].spool, bench.spool.identity());
+    assert_eq!((opened[0].position, opened[0].unfinished), (None, None));
+}
+
+/// The power goes: the disk has the spool as it was when it was last synced, or as it was any time
+/// later, and the sink has what it said it had.
+#[test]
+fn with_sync_always_a_sink_that_stores_numbers_has_each_record_once_after_a_power_loss() {
+    for calls in 0..12 {
+        let (bench, database) = (Bench::new(1), Rc::default());
+        let mut writer = bench.writer(0);
+        publish_typed(&mut writer, 0..2);
+        drain_own(&bench, &database, usize::MAX).expect("drained");
+        publish_typed(&mut writer, 2..5);
+        let _died = drain_own(&bench, &database, calls);
+        bench.spool.run().boots.fetch_add(1, Ordering::Release);
+        publish_typed(&mut writer, 5..7);
+        // It dies while it salvages, too.
+        for calls in [1, 2, 3] {
+            let _died = drain_own(&bench, &database, calls);
+        }
+        drain_own(&bench, &database, usize::MAX).expect("drained");
+        assert_eq!(database.borrow().rows.concat(), expected(0..7), "{calls}");
+        let books = Commit::load(&bench.spool);
+        assert_eq!((books.totals.results, books.totals.quarantined, books.boots), (7, 0, 1));
+    }
+}
+
+/// Generations that the disk has never heard of come again after a power loss.
+#[test]
+fn numbers_of_batches_grow_over_a_power_loss_that_has_taken_commits() {
+    let (bench, database) = (Bench::new(1), Rc::default());
+    let mut writer = bench.writer(0);
+    publish_typed(&mut writer, 0..1);
+    drain_own(&bench, &database, usize::MAX).expect("drained");
+    let layout = &bench.spool.layout;
+    let mut old = Vec::new();
+    bench.spool.mapping.append_to(layout.commit[0], layout.slots - layout.commit[0], &mut old);
+    for number in 1..4 {
+        publish_typed(&mut writer, number..number + 1);
+        drain_own(&bench, &database, usize::MAX).expect("drained");
+    }
+    let before = database.borrow().last.expect("a batch");
+    bench.spool.mapping.write(layout.commit[0], &old);
+    bench.spool.run().boots.store(1, Ordering::Release);
+    publish_typed(&mut writer, 4..5);
+    drain_own(&bench, &database, usize::MAX).expect("drained");
+    let after = database.borrow().last.expect("a batch");
+    assert!(after > before && after.1 <= i64::MAX as u64, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_panic_of_a_sink_and_a_record_of_another_type_are_errors_for_good() {
+    struct Panics;
+    impl crate::flow::sink::own::Sink<u64> for Panics {
+        fn open(&mut self, _: &Opening) -> Result<Opened, SinkError> {
+            Ok(Opened::At(0))
+        }
+        fn write(&mut self, _: &Records<u64>) -> Result<u64, SinkError> {
+            panic!("lost its head")
+        }
+    }
+    for (transport, message) in [
+        (Transport::Postcard, "panicked: lost its head"),
+        (Transport::Json, "can't be read as u64"),
+    ] {
+        let bench = Bench::new(1);
+        let mut bytes = Vec::new();
+        Transport::Postcard.encoder()(&7_u64, &mut bytes).expect("a record");
+        publish_job(&mut bench.writer(0), &[(Kind::Result, &bytes)]);
+        let mut sink: OwnSink<u64, Panics> = OwnSink::new(Panics, "panics", transport);
+        let error =
+            drain(&bench, Sinks { output: &mut sink, dead_letters: None }, SyncPolicy::Always);
+        let error = error.expect_err("no such sink").to_string();
+        assert!(
+            error.contains("panics: can't write the output") && error.contains(message),
+            "{error}"
+        );
+        assert_eq!(Commit::load(&bench.spool).totals.results, 0);
+    }
+}
+
+#[test]
+fn a_record_that_could_not_be_read_back_fails_where_it_is_emitted() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Sparse {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<u8>,
+        count: u8,
+    }
+    let encode = |transport: Transport, note| {
+        transport.encoder()(&Sparse { note, count: 3 }, &mut Vec::new())
+    };
+    assert!(encode(Transport::Postcard, Some(1)).is_ok());
+    let error = encode(Transport::Postcard, None).expect_err("a field is missing").to_string();
+    assert!(error.contains("can't be read back"), "{error}");
+    assert!(encode(Transport::Json, None).is_ok());
+    #[cfg(feature = "bincode")]
+    assert!(encode(Transport::Bincode, Some(1)).is_ok());
+}
+
+fn csv() -> Format {
+    Format::Csv { columns: vec!["host".into(), "ms".into()] }
+}
+
+const ROWS: [&str; 3] = ["a,1\n", "\"b\nb\",2\n", "\"c \"\"c\"\"\",\n"];
+
+fn publish_rows(bench: &Bench) {
+    let mut writer = bench.writer(0);
+    ROWS.iter().for_each(|row| publish_job(&mut writer, &[(Kind::Result, row.as_bytes())]));
+}
+
+#[test]
+fn a_header_is_written_once_wherever_the_buffer_dies() {
+    let whole = format!("host,ms\n{}", ROWS.concat());
+    for killed_at in 0..=whole.len() {
+        let bench = Bench::new(1);
+        publish_rows(&bench);
+        let mut died = dying(open(&bench.path(), &csv()), killed_at);
+        assert!(bench.drain(&mut died).is_err());
+        drop(died);
+        let mut died_again = dying(open(&bench.path(), &csv()), 1);
+        assert!(bench.drain(&mut died_again).is_err());
+        drop(died_again);
+        let mut file = open(&bench.path(), &csv());
+        file.check_header().expect("the same columns, or the beginning of them");
+        bench.drain(&mut file).expect("drained");
+        assert_eq!(bench.output(), whole, "{killed_at}");
+    }
+}
+
+#[test]
+fn rows_with_line_ends_in_them_are_told_apart_after_a_power_loss() {
+    let whole = format!("host,ms\n{}", ROWS.concat());
+    for length in 0..=whole.len() {
+        let bench = Bench::new(1);
+        bench.drain(&mut open(&bench.path(), &csv())).expect("nothing to write");
+        publish_rows(&bench);
+        std::fs::write(bench.path(), &whole[..length]).expect("what is left of it");
+        bench.spool.run().boots.store(1, Ordering::Release);
+        bench.drain(&mut open(&bench.path(), &csv())).expect("drained");
+        assert_eq!(bench.output(), whole, "{length}");
+        assert_eq!(Commit::load(&bench.spool).totals.results, 3);
+    }
+}
+
+#[test]
+fn a_file_that_was_moved_or_emptied_begins_with_a_header_again() {
+    let bench = Bench::new(1);
+    publish_rows(&bench);
+    bench.drain(&mut open(&bench.path(), &csv())).expect("drained");
+    std::fs::rename(bench.path(), bench.directory.path().join("out.1")).expect("rename");
+    publish_rows(&bench);
+    bench.drain(&mut open(&bench.path(), &csv())).expect("drained");
+    assert_eq!(bench.output(), format!("host,ms\n{}", ROWS.concat()));
+}
+
+#[test]
+fn a_file_with_other_columns_is_refused() {
+    let bench = Bench::new(1);
+    for (content, fits) in [("", true), ("ho", true), ("host,ms\na,1\n", true), ("host,s\n", false)]
+    {
+        std::fs::write(bench.path(), content).expect("write");
+        let checked = open(&bench.path(), &csv()).check_header();
+        assert_eq!(checked.is_ok(), fits, "{content:?}");
+        if let Err(error) = checked {
+            assert_eq!(error.exit_code(), crate::error::ExitCode::Config);
+            assert!(error.to_string().contains("has other columns"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_dead_letters_is_waited_for() {
+    let bench = Bench::new(1);
+    let dead = bench.directory.path().join("dead");
+    publish_both(&bench);
+    let mut full = 1;
+    let write = move |file: &mut FileSink, bytes: &[u8]| {
+        if full > 0 {
+            full -= 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write(Batch::of(bytes), 0)
+    };
+    let file = open(&dead, &Format::JsonLines);
+    let mut dead_letters = Faulty { file, write: Box::new(write), syncs: 9 };
+    let mut output = bench.sink();
+    let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+    drain(&bench, sinks, SyncPolicy::Never).expect("drained");
+    assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+}
