@@ -73,6 +73,7 @@ pub(crate) fn run(
     buffer.close_books();
     buffer.sinks.look()?;
     buffer.sync()?;
+    buffer.sinks.output.close();
     if buffer.insane.contains(&true) {
         let message = "a lane has a tail that no worker can have stored; what is behind it is \
                        looked through by the next start";

@@ -2,6 +2,7 @@
 
 use super::job::JobError;
 use super::sink::file::Shape;
+use super::sink::own::Transport;
 use crate::config::{self, Format};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -81,7 +82,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         Format::Sqlite { .. } => {
             let fields = fields(record)?;
             check_columns(&fields)?;
-            serde_json::to_writer(out, &fields)?;
+            serde_json::to_writer(&mut *out, &fields)?;
+            out.push(Transport::Json as u8);
             Ok(())
         }
         Format::Own(name) => {

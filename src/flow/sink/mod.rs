@@ -137,6 +137,9 @@ pub(crate) trait Sink {
     /// a later call succeeds.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// Lets go of it, once everything is synced.
+    fn close(&mut self) {}
+
     /// Where the next byte goes, as far as is known; `None` for a sink that has no place, such as
     /// a pipe.
     fn position(&self) -> Option<Position>;

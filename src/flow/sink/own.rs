@@ -21,7 +21,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// The one object is made in the program's own process, before anything runs, and copied by `fork`
 /// into each process of the buffer: so it connects in [`Sink::open`], and not when it is made. Only
-/// the buffer calls it, from one thread.
+/// the buffer calls it, from one thread. When a pipeline has ended in order it is dropped there.
 ///
 /// # Exactly once
 ///
@@ -133,6 +133,11 @@ pub struct Records<T> {
 }
 
 impl<T> Records<T> {
+    #[cfg(all(test, feature = "sqlite"))]
+    pub(crate) fn of(number: u64, records: Vec<T>) -> Records<T> {
+        Records { number, records }
+    }
+
     /// The number of the batch: of two batches of a spool the later one has the larger one, and a
     /// batch that is written again keeps it. At most `i64::MAX`.
     pub fn number(&self) -> u64 {
@@ -176,6 +181,11 @@ impl SinkError {
     /// An error that passes: a server that is being started again, a disk that is full.
     pub fn retry(message: impl std::fmt::Display) -> SinkError {
         SinkError { retry: true, ..SinkError::new(message) }
+    }
+
+    #[cfg(all(test, feature = "sqlite"))]
+    pub(crate) fn passes(&self) -> bool {
+        self.retry
     }
 }
 
@@ -257,7 +267,8 @@ impl Transport {
 
 /// A sink of the program's own, as the buffer sees it.
 pub(crate) struct OwnSink<T, S> {
-    sink: S,
+    /// None once it is closed.
+    sink: Option<S>,
     name: String,
     transport: Transport,
     spool: u64,
@@ -269,7 +280,24 @@ pub(crate) struct OwnSink<T, S> {
 impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
     pub(crate) fn new(sink: S, name: &str, transport: Transport) -> OwnSink<T, S> {
         let records = std::marker::PhantomData;
-        OwnSink { sink, name: name.into(), transport, spool: 0, at: None, synced: 0, records }
+        OwnSink {
+            sink: Some(sink),
+            name: name.into(),
+            transport,
+            spool: 0,
+            at: None,
+            synced: 0,
+            records,
+        }
+    }
+
+    /// Calls the sink; a panic is an error for good.
+    fn call<R>(
+        &mut self,
+        call: impl FnOnce(&mut S) -> Result<R, SinkError>,
+    ) -> Result<R, SinkError> {
+        let sink = self.sink.as_mut().ok_or_else(|| SinkError::new("it is closed"))?;
+        caught(|| call(sink)).unwrap_or_else(|message| Err(SinkError::new(message)))
     }
 
     fn decode(&self, batch: Batch<'_>) -> Result<Records<T>, String> {
@@ -294,7 +322,7 @@ impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
     ) -> Result<bool, String> {
         let opening = Opening { spool: self.spool, position, unfinished };
         loop {
-            match guarded(|| self.sink.open(&opening)) {
+            match self.call(|sink| sink.open(&opening)) {
                 Ok(opened) => {
                     let (Opened::At(at) | Opened::Written(at)) = opened;
                     self.at = Some(at);
@@ -309,7 +337,7 @@ impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
         let records = self.decode(batch)?;
         let mut trouble = Trouble::default();
         loop {
-            match guarded(|| self.sink.write(&records)) {
+            match self.call(|sink| sink.write(&records)) {
                 Ok(at) => {
                     self.at = Some(at);
                     break;
@@ -326,17 +354,12 @@ impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
 
     fn sync_all(&mut self) -> Result<(), String> {
         let mut trouble = Trouble::default();
-        while let Err(error) = guarded(|| self.sink.sync()) {
+        while let Err(error) = self.call(S::sync) {
             trouble.pause(&self.name, error)?;
         }
         trouble.is_over(&self.name);
         Ok(())
     }
-}
-
-/// Calls a sink; a panic is an error for good.
-fn guarded<R>(call: impl FnOnce() -> Result<R, SinkError>) -> Result<R, SinkError> {
-    caught(call).unwrap_or_else(|message| Err(SinkError::new(message)))
 }
 
 /// A sink that asks for patience.
@@ -396,6 +419,12 @@ impl<T: DeserializeOwned, S: Sink<T>> Bytes for OwnSink<T, S> {
         self.sync_all().map_err(io::Error::other)?;
         self.synced = self.at.unwrap_or(0);
         Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Err(message) = caught(|| drop(self.sink.take())) {
+            log::error!("{}: {message}", self.name);
+        }
     }
 
     fn position(&self) -> Option<Position> {
