@@ -2,7 +2,7 @@
 
 use super::log::{self, Line};
 use super::place::{OUTPUT, Place};
-use super::{Handle, Process, WATCHDOG, own_children, poll_until, spawn};
+use super::{Handle, Process, Seed, WATCHDOG, own_children, poll_until, spawn};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -159,6 +159,30 @@ impl<'a> Running<'a> {
             let text = run.place.read(OUTPUT);
             (text.bytes().filter(|byte| *byte == b'\n').count() >= results).then_some(())
         });
+    }
+
+    /// Kills one buffer after the other, each a random time after it was started, until so many were
+    /// killed or the run has ended. Says how many there were.
+    #[track_caller]
+    pub fn kill_buffers(&self, seed: &mut Seed, most: u64) -> u64 {
+        let mut kills = 0;
+        while kills < most && !self.has_ended() {
+            let buffer = poll_until(WATCHDOG, || {
+                let children = super::processes::children_of(self.pid());
+                let is_buffer = |it: &Process| it.comm == "buffer" && !it.is_zombie();
+                let buffer = children.into_iter().find(is_buffer).and_then(|it| it.handle());
+                buffer.map(Some).or_else(|| self.has_ended().then_some(None))
+            });
+            match buffer {
+                Some(Some(buffer)) => {
+                    std::thread::sleep(seed.time_below(Duration::from_millis(25)));
+                    kills += u64::from(!buffer.has_ended() && buffer.send(Signal::KILL));
+                }
+                Some(None) => break,
+                None => panic!("no buffer\n{}", self.describe()),
+            }
+        }
+        kills
     }
 
     /// Whether it has ended; it is a zombie then, its status not yet read.
