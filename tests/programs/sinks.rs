@@ -28,9 +28,10 @@ fn main() -> ExitCode {
             run(parts("r").sink(sink::own(Rewinding(None)).sync(policy(sync)).json()))
         }
         ["failing", how] => run(parts("f").sink(sink::own(Failing(how.into())))),
-        ["dead-letters", tag] => {
-            run(parts(tag).sink(sink::json_lines("out.jsonl")).dead_letters("dead.jsonl"))
-        }
+        // Always synced: the time between a write and its commit is long enough to be killed in.
+        ["dead-letters", tag] => run(parts(tag)
+            .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always))
+            .dead_letters("dead.jsonl")),
         ["dead-letters", tag, "other"] => {
             run(parts(tag).sink(sink::json_lines("out.jsonl")).dead_letters("other.jsonl"))
         }
