@@ -56,6 +56,10 @@
 //! - All records of one job must fit into a lane of the spool at once ([`config::Spool::lane`]).
 //! - A panic that unwinds fails its job. One that aborts, and an abort of the process, costs the
 //!   worker process, which is started again.
+//! - A function can't be interrupted: one that exceeds its [time-out](Workers::timeout) is ended
+//!   together with its process, and what the process had in hand besides may be run again.
+//! - What a function may do in its process, and what it must not rely on, is said in
+//!   [`Workers`].
 
 mod cli;
 pub mod config;

@@ -61,13 +61,16 @@ impl Reports {
     }
 
     /// Says that no child like this one can go on. Main is told once.
+    ///
+    /// Only then it is logged: a function that hangs may hold the lock of standard error.
     pub(crate) fn failed(&self, error: &Error) {
-        log::error!("{error}");
         let code = error.exit_code().code();
         let mut sender = self.lock();
         if !std::mem::replace(&mut sender.failed, true) {
             let _sent = sender.reports.send(Report::Failed { code, message: error.to_string() });
         }
+        drop(sender);
+        log::error!("{error}");
     }
 
     /// Says how the work has ended, and returns what to exit with.

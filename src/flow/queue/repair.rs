@@ -12,6 +12,8 @@
 //! | publish: tail stored, nobody rung | a buffer that sleeps | main wakes all after each reaping |
 //! | **claim**: slot claimed | claimed, `result_end` not set | ready again; its command is killed first |
 //! | claim: death counted, attempt begun | `started` set | ready again, a suspect that is run alone |
+//! | claim: a function has timed out, which ends its process | its worker condemned, the attempt counted or the reason noted in the claimed slot | ready again, not before its pause, or to be published as failed; its neighbours as not begun |
+//! | claim: a function has asked for the stop | claimed | ready again, no attempt counted |
 //! | **finish**: tail stored | `result_end` reached | done; the source frees the slot once it is committed |
 //! | finish: failed, attempt counted, not put back | claimed | ready again, the attempt counts |
 //! | **flush**: before the intent | intent not newer than the commit | the batch is gathered anew |
