@@ -404,6 +404,18 @@ fn results_of_commands_are_rows_of_the_columns_that_are_named() {
 }
 
 #[test]
+fn text_that_a_coprocess_answers_is_the_line() {
+    let place = Place::new();
+    place.write("jobs.txt", "a\nb\n");
+    place.write("answer.sh", "while read -r line; do echo '\"an \\\"answer\\\"\"'; done\n");
+    let text = "[jobs]\nlines = \"jobs.txt\"\n[workers.w]\ncoprocess = [\"sh\", \"answer.sh\"]\n\
+                [output]\nformat = \"lines\"\n";
+    place.write("answers.toml", text);
+    place.command(&["run", "answers.toml"]).finish().assert_exit(0);
+    assert_eq!(place.read("results.txt"), "an \"answer\"\nan \"answer\"\n");
+}
+
+#[test]
 fn the_example_of_an_own_sink_writes_each_record_once() {
     let place = Place::of(example("custom_sink"));
     place.jobs(50);

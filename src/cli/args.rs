@@ -72,7 +72,7 @@ pub(super) enum Command {
     Run(Box<RunArguments>),
     /// Prints the jobs of a file of dead letters, one a line, to be run again
     DeadLetters {
-        /// The file that [dead_letters] names
+        /// The file that dead_letters.file names
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },

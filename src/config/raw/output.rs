@@ -161,19 +161,12 @@ impl Resolver<'_> {
         let kind = kind.unwrap_or(Kind::Json);
         let columns = self.columns(raw);
         let table = self.parsed("output.table", &raw.table, table_name);
-        for (key, span, of) in [
-            ("output.columns", raw.columns.as_ref().map(Spanned::span), Kind::Csv),
-            ("output.table", raw.table.as_ref().map(Spanned::span), Kind::Sqlite),
-        ] {
-            if let Some(span) = span.filter(|_| kind != of) {
-                let format = if of == Kind::Csv { "csv" } else { "sqlite" };
-                let message = format!("only the format {format:?} has this key");
-                self.mistake(&Origin::key(key, span), &message);
-            }
-        }
-        let is_command = workers.is_some_and(|workers| {
-            workers.iter().any(|worker| matches!(worker.run, Run::Command(_)))
-        });
+        self.refuse_keys_of_others(raw, kind);
+        let any = |is: fn(&Run) -> bool| {
+            workers.is_some_and(|workers| workers.iter().any(|worker| is(&worker.run)))
+        };
+        let is_command = any(|run| matches!(run, Run::Command(_)));
+        let is_function = !any(|run| !matches!(run, Run::Function(_)));
         let origin = match &raw.format {
             Some(format) => Origin::key("output.format", format.span()),
             None => Origin::file("output.format"),
@@ -189,10 +182,17 @@ impl Resolver<'_> {
                 }
                 Format::Csv { columns: columns.or(default).unwrap_or_default() }
             }
-            Kind::Lines | Kind::Postcard if is_command => {
+            Kind::Lines if is_command => {
                 let message = "the result of a command has several fields: \"json\", \"csv\" and \
-                               \"sqlite\" can hold it; \"lines\" and \"postcard\" are for the \
-                               records of functions";
+                               \"sqlite\" can hold it; \"lines\" is for the records of functions and \
+                               the answers of coprocesses";
+                self.mistake(&origin, message);
+                Format::JsonLines
+            }
+            Kind::Postcard if !is_function => {
+                let message = "it can't hold the results of commands and coprocesses: \"json\", \
+                               \"csv\" and \"sqlite\" can; \"postcard\" is for the records of \
+                               functions";
                 self.mistake(&origin, message);
                 Format::JsonLines
             }
@@ -205,6 +205,19 @@ impl Resolver<'_> {
                     self.mistake(&origin, message);
                 }
                 Format::Sqlite { table: table.unwrap_or_else(|| "results".into()) }
+            }
+        }
+    }
+
+    fn refuse_keys_of_others(&mut self, raw: &RawOutput, kind: Kind) {
+        for (key, span, of) in [
+            ("output.columns", raw.columns.as_ref().map(Spanned::span), Kind::Csv),
+            ("output.table", raw.table.as_ref().map(Spanned::span), Kind::Sqlite),
+        ] {
+            if let Some(span) = span.filter(|_| kind != of) {
+                let format = if of == Kind::Csv { "csv" } else { "sqlite" };
+                let message = format!("only the format {format:?} has this key");
+                self.mistake(&Origin::key(key, span), &message);
             }
         }
     }

@@ -337,7 +337,7 @@ fn a_format_that_can_not_be_is_refused_with_what_can() {
     for (table, message) in [
         ("format = \"jsno\"", "did you mean \"json\"?"),
         ("format = \"lines\"", "the result of a command has several fields"),
-        ("format = \"postcard\"", "the result of a command has several fields"),
+        ("format = \"postcard\"", "it can't hold the results of commands"),
         ("columns = [\"a\"]", "only the format \"csv\" has this key"),
         ("format = \"csv\"\ncolumns = []", "at least one column"),
         ("format = \"csv\"\ncolumns = [\"a\", \"a\"]", "there twice"),

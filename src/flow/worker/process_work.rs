@@ -4,7 +4,7 @@ use super::command::{CommandOutcome, CommandRunner, JobRef};
 use super::{Attempt, ProcessWork, ThreadWork, Verdict, Work};
 use crate::config::Format;
 use crate::flow::format::{self, Failures};
-use crate::flow::job::JobError;
+use crate::flow::job::{Failure, JobError};
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::Staged;
 use serde_json::Value;
@@ -68,13 +68,23 @@ pub(super) fn stage(
         if dead || *format == Format::JsonLines {
             return Ok(());
         }
-        let record: Value = serde_json::from_slice(&bytes[before..])?;
+        let mut record: Value = serde_json::from_slice(&bytes[before..])?;
         bytes.truncate(before);
+        if *format == Format::Lines
+            && let Some(value) = record.get_mut("value")
+        {
+            // What a coprocess has answered is the line, and not what stands around it.
+            record = value.take();
+        }
         format::encode(format, &record, bytes)
     });
-    if let Err(error) = pushed {
-        log::error!("job {}: its result can't be written: {error}", attempt.job.seq);
-        return Verdict::Failed { retry: false };
+    match pushed {
+        Ok(()) => verdict,
+        Err(error) => {
+            let error = error.to_string();
+            let failure = Failure::of(&attempt.job, attempt.round, attempt.worker, &error);
+            failure.stage(attempt.recording, staged);
+            Verdict::Failed { retry: false }
+        }
     }
-    verdict
 }
