@@ -61,19 +61,27 @@ fn pairs(text: &str) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
+/// Spools that batches have come from, and all that is in them.
+#[track_caller]
+fn batches(place: &Place) -> (usize, String) {
+    let mut text = String::new();
+    let mut directories = place.files();
+    directories.retain(|name| name.starts_with("batches-"));
+    for directory in &directories {
+        for entry in std::fs::read_dir(place.path(directory)).expect("the batches") {
+            let entry = entry.expect("a batch");
+            if entry.file_name() != "unfinished" {
+                text += &std::fs::read_to_string(entry.path()).expect("a batch");
+            }
+        }
+    }
+    (directories.len(), text)
+}
+
 #[test]
 fn a_sink_that_knows_its_batches_has_each_record_once_after_kills_of_the_buffer() {
     kill_buffers(&["transactional"], |place| {
-        let mut text = String::new();
-        let directories = place.files().into_iter().filter(|name| name.starts_with("batches-"));
-        for directory in directories {
-            for entry in std::fs::read_dir(place.path(&directory)).expect("the batches") {
-                let entry = entry.expect("a batch");
-                if entry.file_name() != "unfinished" {
-                    text += &std::fs::read_to_string(entry.path()).expect("a batch");
-                }
-            }
-        }
+        let (_, text) = batches(place);
         assert_parts_once(pairs(&text), JOBS);
     });
 }
@@ -85,6 +93,29 @@ fn a_sink_that_goes_back_has_each_record_once_after_kills_of_the_buffer() {
             assert_parts_once(pairs(&place.read("own.txt")), JOBS);
         });
     }
+}
+
+/// The spool is built anew: what is kept is written before, by a process of its own, and the new spool
+/// goes on with the numbers of the old one.
+#[test]
+fn another_number_of_workers_goes_on_with_what_an_own_sink_has_not_got_yet() {
+    let place = place();
+    place.jobs(JOBS as usize);
+    for processes in ["2", "3", "1", "2"] {
+        let run = place.command(&["transactional", processes]).start();
+        let before = batches(&place).1.len();
+        run.until("a batch", |_| (batches(&place).1.len() > before).then_some(()));
+        for process in run.of_program() {
+            process.handle().is_some_and(|handle| handle.send(Signal::KILL));
+        }
+        run.wait_for_main();
+    }
+    let ended = place.command(&["transactional", "4"]).finish();
+    ended.assert_exit(3);
+    assert!(ended.stderr.contains("built anew in another size"), "{}", ended.stderr);
+    let (spools, text) = batches(&place);
+    assert_parts_once(pairs(&text), JOBS);
+    assert_eq!(spools, 1);
 }
 
 #[cfg(feature = "bincode")]

@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["transactional"] => run(parts("t").sink(sink::own(Transactional::default()))),
+        ["transactional", processes] => {
+            let processes = processes.parse().expect("a number");
+            run(parts("t").processes(processes).sink(sink::own(Transactional::default())))
+        }
         ["rewinding", sync] => {
             run(parts("r").sink(sink::own(Rewinding(None)).sync(policy(sync)).json()))
         }
