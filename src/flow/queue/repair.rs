@@ -19,6 +19,9 @@
 //! | **flush**: before the intent | intent not newer than the commit | the batch is gathered anew |
 //! | flush: intent half stored | its checksum is wrong | as before: nothing was written yet |
 //! | flush: batch wholly or partly written | intent newer than the commit | the same batch is gathered; what stands in the output counts as written, the rest is appended |
+//! | flush: output written, dead letters not or partly | as above, each with its own position in the intent | each is compared with its own file |
+//! | flush: batch handed to an own sink | intent newer than the commit | the sink is asked by the batch's number, and has all of it or nothing |
+//! | flush: the header of a CSV file partly written | it is part of the first batch | as any batch |
 //! | **sync**: output synced, commit not stored | as above, all of the batch there | committed |
 //! | sync: spool not synced, power lost | an older commit; frames, slots, places of any age | see below |
 //! | **commit**: half stored | its checksum is wrong, the other commit is whole | as before the commit |
@@ -35,6 +38,8 @@
 //! | power loss: output shorter than its commit | what was written since the last sync is not there | written again, as far as the lanes still have it; the rest is counted, and said |
 //! | power loss: output with records behind what was synced | a record of the lanes stands there | not written again |
 //! | power loss: output torn or zeroed at its end | no whole record | put aside |
+//! | power loss: own sink, all synced but the last intent | as before it: the intent is on the disk before the sink is written to | the sink is asked by its number |
+//! | power loss: own sink, synced now and then | its position of the last sync | it may go back there; else records since then can be there twice |
 //! | power loss: a slot that never reached the disk | a job in no slot and no lane, before one that is | read again from the list ([`crate::flow::source::refill`]) |
 //! | power loss: an older page of a slot | its job's end stands in a lane | done |
 //! | power loss: an older page of a slot or of its text | its checksum is wrong | free; its job is read again from the list |

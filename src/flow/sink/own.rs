@@ -110,7 +110,8 @@ pub struct Opening {
     /// its batches anew.
     pub spool: u64,
     /// What the sink has said last that was committed: behind the last batch that is known to be
-    /// there. `None`: nothing is known yet.
+    /// there. `None`: nothing is, as at the first start, and after a run that came to its end. What
+    /// is there then is older, and stays.
     pub position: Option<u64>,
     /// The number of the batch of which nobody knows whether it was written. `None`: there is none.
     pub unfinished: Option<u64>,
