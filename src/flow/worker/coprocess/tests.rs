@@ -296,6 +296,21 @@ fn one_that_ends_after_its_answer_or_between_two_jobs_costs_nothing() {
 }
 
 #[test]
+fn a_long_answer_counts_though_its_writer_has_ended_before_any_of_it_was_read() {
+    let _watchdog = Watchdog::arm();
+    // Something else still holds its input open, so that the request can be written.
+    let script = "exec 3<&0; sleep 1000 3<&3 & printf '\"%050000d\"\\n' 0";
+    let all = coprocesses(&settings(&["sh", "-c", script]));
+    let mut talk = all.start().expect("starts");
+    let pid = talk.pid();
+    wait_until("its end", || proc_fs::stat(pid).is_some_and(|stat| stat.ended()));
+    let exchanged = talk.exchange(b"{}\n", 1 << 20, None).expect("can wait");
+    let Exchanged::Answer(line) = exchanged else { panic!("{exchanged:?}") };
+    assert_eq!(line.len(), 50_002);
+    all.bury(talk);
+}
+
+#[test]
 fn a_second_line_for_a_job_ends_the_process_and_is_nobodys_answer() {
     let _watchdog = Watchdog::arm();
     let all = coprocesses(&shell("printf '%s\\n\"surplus\"\\n' $$"));
@@ -360,6 +375,8 @@ fn one_that_closes_its_output_or_its_input_and_lives_on_is_ended() {
     let mut coprocess = all.of_thread();
     let first = value(ask(&mut coprocess, "x"));
     assert_ne!(value(ask(&mut coprocess, "x")), first);
+    let asked = coprocess.ask(job(b"x"), b"{}\n", &|_, _| {});
+    assert!(matches!(asked, Asked::NotTaken { proven: true, .. }));
 }
 
 #[test]
