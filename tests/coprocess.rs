@@ -436,7 +436,7 @@ fn kill_at_random(place: &Place, jobs: &[String], least: u64) {
     while next + 100 < jobs.len() {
         run.until("progress", |_| (written() >= next).then_some(()));
         std::thread::sleep(seed.time_below(Duration::from_millis(10)));
-        let is_worker = seed.below(8) == 0;
+        let is_worker = (coprocesses_killed + workers_killed) % 6 == 5;
         let mut victims = if is_worker { run.of_program() } else { coprocesses(&run, place) };
         let answered = |it: &Process| place.path(&it.pid.to_string()).exists();
         victims.retain(|it| if is_worker { it.comm.starts_with("worker ") } else { answered(it) });
