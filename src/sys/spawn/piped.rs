@@ -25,7 +25,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// A command that was started and not reaped yet.
 #[derive(Debug)]
 pub(crate) struct Piped {
-    leader: Leader,
+    pub(super) leader: Leader,
     /// `None`: it was closed here.
     stdin: Option<OwnedFd>,
     /// `None`: nobody can write to it any more.

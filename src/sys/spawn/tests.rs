@@ -155,7 +155,8 @@ fn where_the_standard_descriptors_are_closed_the_outputs_still_arrive() {
         all_right &= waited == Some(Waited::Ended)
             && ended.ok() == Some(Ended::Exited(0))
             && stdout == b"out\n"
-            && stderr == b"err\n";
+            && stderr == b"err\n"
+            && answer_of_cat().is_some_and(|answer| answer == b"a\n");
     }
     for number in 0..=2 {
         let _perhaps_closed_already = nix::unistd::close(number);
@@ -167,6 +168,47 @@ fn where_the_standard_descriptors_are_closed_the_outputs_still_arrive() {
     });
     // The harness can't print any more.
     std::process::exit(if all_right { 0 } else { 1 });
+}
+
+/// Talks once with a command that has a pipe at each of its standard streams.
+fn answer_of_cat() -> Option<Vec<u8>> {
+    let cat = CommandLine::fixed(&["cat".to_owned()], &BTreeMap::new(), "spawn-test").ok()?;
+    let mut piped = cat.start_piped(c"PROCSIG_JOB=x").ok()?;
+    let mut answer = Vec::new();
+    if piped.write(b"a\n").ok()? == 2 {
+        let until = clock::now() + Duration::from_secs(60);
+        let _event = piped.wait(false, Some(until)).ok()?;
+        piped.read(&mut answer);
+    }
+    piped.close_input();
+    while !piped.wait(false, None).ok()?.ended {
+        piped.read(&mut Vec::new());
+    }
+    (piped.reap().ok()? == Ended::Exited(0)).then_some(answer)
+}
+
+#[test]
+fn a_talk_without_pidfds_notices_answers_ends_and_time_outs_all_the_same() {
+    let talk = |script: &str| {
+        let command = ["sh", "-c", script].map(str::to_owned);
+        let line = CommandLine::fixed(&command, &BTreeMap::new(), "spawn-test").expect("valid");
+        let mut piped = line.start_piped(c"PROCSIG_JOB=x").expect("starts");
+        piped.leader.pidfd = None;
+        piped
+    };
+    let mut piped = talk("read -r line; echo \"$line\"; read -r line; exit 3");
+    assert_eq!(piped.write(b"a\n").expect("is open"), 2);
+    let mut answer = Vec::new();
+    assert!(piped.wait(false, None).expect("can wait").output);
+    piped.read(&mut answer);
+    assert_eq!(answer, b"a\n");
+    let soon = Some(clock::now() + Duration::from_millis(20));
+    assert_eq!(piped.wait(false, soon).expect("can wait"), piped::Ready::default());
+    piped.close_input();
+    while !piped.wait(false, None).expect("can wait").ended {
+        piped.read(&mut answer);
+    }
+    assert_eq!(piped.reap().expect("is our child"), Ended::Exited(3));
 }
 
 #[test]
