@@ -82,6 +82,43 @@ fn switches(run: &Running) -> BTreeMap<i32, BTreeMap<i32, Vec<String>>> {
     processes.iter().map(|process: &Process| (process.pid, process.switches())).collect()
 }
 
+/// No process of the run, of two workers, has anything to do for so long.
+#[track_caller]
+fn assert_nobody_wakes(run: &Running, how_long: Duration) {
+    // What was there to do is over when nothing has happened for three seconds: the last flush and
+    // the timers that go with it are done then.
+    let mut last = (Instant::now(), switches(run));
+    wait_until("an idle pipeline", support::WATCHDOG, || {
+        let now = switches(run);
+        if now != last.1 {
+            last = (Instant::now(), now);
+        }
+        (last.0.elapsed() > Duration::from_secs(3)).then_some(())
+    });
+    let before = switches(run);
+    // Not a wait for anything: the time over which it is measured.
+    std::thread::sleep(how_long);
+    let after = switches(run);
+    assert_eq!(before, after, "somebody woke up\n{}", run.describe());
+    assert_eq!(after.len(), 5, "supervisor, source, two workers, buffer: {}", run.describe());
+}
+
+#[test]
+fn while_no_file_is_dropped_no_process_wakes_up_for_ten_seconds() {
+    let place = Place::new();
+    place.config("");
+    place.work_script("");
+    std::fs::create_dir(place.path("in")).expect("a directory");
+    place.write("in/a", "text");
+    let text = place.read("pings.toml").replace("lines = \"jobs.txt\"", "directory = \"in\"");
+    place.write("pings.toml", text);
+    let run = place.command(&["run", "pings.toml"]).start();
+    run.until("the file is moved", |_| place.path("in/done/a").exists().then_some(()));
+    assert_nobody_wakes(&run, Duration::from_secs(10));
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(0);
+}
+
 #[test]
 fn between_two_rounds_no_process_wakes_up_for_twenty_seconds() {
     let place = Place::new();
@@ -89,22 +126,7 @@ fn between_two_rounds_no_process_wakes_up_for_twenty_seconds() {
     place.work_script("");
     let run = place.run_work(&["-P", "2", "-j", "2", "--every", "1h"]).start();
     run.until_written(jobs.len());
-    // The round is over when nothing has happened for three seconds: its last flush and the
-    // timers that go with it are done then.
-    let mut last = (Instant::now(), switches(&run));
-    wait_until("an idle pipeline", support::WATCHDOG, || {
-        let now = switches(&run);
-        if now != last.1 {
-            last = (Instant::now(), now);
-        }
-        (last.0.elapsed() > Duration::from_secs(3)).then_some(())
-    });
-    let before = switches(&run);
-    // Not a wait for anything: the time over which it is measured.
-    std::thread::sleep(Duration::from_secs(20));
-    let after = switches(&run);
-    assert_eq!(before, after, "somebody woke up\n{}", run.describe());
-    assert_eq!(after.len(), 5, "supervisor, source, two workers, buffer: {}", run.describe());
+    assert_nobody_wakes(&run, Duration::from_secs(20));
     let asked = Instant::now();
     run.signal(Signal::TERM);
     let ended = run.wait();

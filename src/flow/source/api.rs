@@ -21,12 +21,12 @@ use std::time::Duration;
 ///
 /// For each job that is handed out, and whoever is killed when, procsig keeps this order: its results
 /// are written to the output and committed, the output is forced to the disk, the job is
-/// [acknowledged](Source::acknowledge), and only then forgotten. A job that was handed out is neither
-/// lost nor run for a second result, also if the whole machine's processes are killed; that is, as
-/// long as the source does not hand it out a second time.
+/// [acknowledged](Source::acknowledge), and only then forgotten. So a job that was handed out is not
+/// lost, and has its results once, as long as the source does not hand it out a second time. (After a
+/// loss of power, jobs that were handed out since the last sync may not be known any more.)
 ///
-/// A source is told to stop when it is not in [`next`](Source::next), or in there by
-/// [`Wait::is_over`]. One that does not return within a second is killed, which does no harm.
+/// At a stop no more jobs are asked for. A source that is in [`next`](Source::next) then sees it by
+/// [`Wait::is_over`]; one that does not return within a second is killed, which does no harm.
 ///
 /// ```
 /// use procsig::source::{Done, Next, Resume, SourceError, Wait};
@@ -77,10 +77,10 @@ pub trait Source {
     /// The results of these jobs are in the output, to stay: what has handed them to us may forget
     /// them.
     ///
-    /// Called for each job that was handed out, in the order in which results are committed, many at a
-    /// time under load. Never before that; but after a crash, or an error, a second time for the same
-    /// jobs, also for some that were acknowledged together with others. With `sync = "never"` the
-    /// results are written, and may not have reached the disk.
+    /// Called for each job that was handed out, many at a time under load, not in the order in which they
+    /// were. Never before that; but after a crash, or an error, a second time for the same jobs, then
+    /// perhaps together with others. With `sync = "never"` the results are written, and may not have
+    /// reached the disk.
     ///
     /// When the pipeline stops, what was in hand then is acknowledged at its end, by one more process,
     /// in which `open` was called before. If there is no time for that, the next start does it.

@@ -187,8 +187,6 @@ impl Own<'_> {
 
     /// Opens it, and works until it ends or fails.
     fn work(&mut self) -> Result<End, SourceError> {
-        // What it acknowledged without being told so is acknowledged again.
-        self.books.seen.set(None);
         self.open()?;
         if self.settings.only_to_acknowledge {
             let count = self.acknowledge()?;
