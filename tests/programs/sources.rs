@@ -145,6 +145,15 @@ impl Source for Counter {
         if self.last < 10 * self.count {
             self.last += 10;
             assert!(!self.in_hand.contains(&self.last), "handed out twice");
+            assert!(!wait.is_in_hand(self.last), "handed out twice");
+            // What was handed out before it is in hand, or acknowledged.
+            let note = fs::read_to_string("acknowledged.txt").unwrap_or_default();
+            let known = |position: u64| {
+                wait.is_in_hand(position)
+                    || note.lines().any(|it| it == (position / 10).to_string())
+            };
+            let before = self.last - 10;
+            assert!(before == 0 || known(before), "job at {before} is forgotten");
             job.extend_from_slice(job_of(self.last).as_bytes());
             return Ok(Next::Job(self.last));
         }

@@ -175,7 +175,7 @@ impl<'a> Resume<'a> {
     }
 
     /// Jobs that were handed out and are not acknowledged yet, in that order: they must not be handed
-    /// out again.
+    /// out again. See also [`Wait::is_in_hand`].
     pub fn in_hand(&self) -> &'a [InHand] {
         self.in_hand
     }
@@ -213,6 +213,12 @@ impl Wait<'_> {
     /// [`Next::After`] soon, with any time.
     pub fn is_over(&self) -> bool {
         self.stop.requested() || self.books.have_news()
+    }
+
+    /// Was a job with this position handed out, by this process or one before it, and is not acknowledged
+    /// yet? For what gives the same job again when it hears nothing of it.
+    pub fn is_in_hand(&self, position: u64) -> bool {
+        self.books.positions_in_hand().any(|it| it == position)
     }
 
     /// Waits until the descriptor is readable, or has failed, for this long at most; says whether it

@@ -91,6 +91,13 @@ impl<'a> Books<'a> {
         self.jobs.0
     }
 
+    /// Positions of the jobs that were handed out and not acknowledged.
+    pub(super) fn positions_in_hand(&self) -> impl Iterator<Item = u64> {
+        let in_use = |index: &usize| self.jobs.phase(*index) != Phase::Free;
+        let slots = (0..self.jobs.len()).filter(in_use);
+        slots.map(|index| self.jobs.slot(index).offset.load(Ordering::Relaxed))
+    }
+
     /// Has more been committed since the last look, and is it all of some job?
     pub(super) fn have_news(&self) -> bool {
         self.has_changed() && !self.committed().is_empty()
