@@ -106,7 +106,9 @@ fn another_number_of_workers_goes_on_with_what_an_own_sink_has_not_got_yet() {
         let before = batches(&place).1.len();
         run.until("a batch", |_| (batches(&place).1.len() > before).then_some(()));
         for process in run.of_program() {
-            let _hit = process.handle().is_some_and(|handle| handle.send(Signal::KILL));
+            if let Some(handle) = process.handle() {
+                handle.send(Signal::KILL);
+            }
         }
         run.wait_for_main();
     }

@@ -34,7 +34,9 @@ struct Table(Option<File>);
 impl Sink<Size> for Table {
     fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
         let mut file = File::options().create(true).append(true).open("table.txt")?;
-        file.set_len(opening.position.unwrap_or(0))?;
+        if let Some(position) = opening.position {
+            file.set_len(position)?;
+        }
         let end = file.seek(SeekFrom::End(0))?;
         self.0 = Some(file);
         Ok(Opened::At(end))
