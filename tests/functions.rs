@@ -5,7 +5,8 @@ mod support;
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use support::{Balance, Ended, Place, Signal, example};
+use std::time::Duration;
+use support::{Balance, Ended, Place, Seed, Signal, example};
 
 fn functions() -> Place {
     Place::of(example("test_functions"))
@@ -444,7 +445,7 @@ fn jobs_of_a_worker_that_was_stopped_are_not_blamed_for_that() {
     let workers = running.role(1, "worker ");
     assert!(workers[0].send(Signal::STOP));
     // Nothing to wait for: it is the time that is to pass.
-    std::thread::sleep(std::time::Duration::from_millis(2700));
+    std::thread::sleep(Duration::from_millis(2700));
     assert!(workers[0].send(Signal::CONT));
     running.wait().assert_exit(0);
     assert_eq!(attempt_of_done(&place, 1), 1);
@@ -481,4 +482,36 @@ fn a_kind_that_takes_jobs_and_two_that_produce_run_side_by_side() {
     }
     assert_eq!(lives(&place, |_, tid| tid).into_values().collect::<Vec<_>>(), [(1, 1), (1, 1)]);
     Balance::of(&ended.log()).assert_even();
+}
+
+#[test]
+fn jobs_that_hang_fail_and_panic_have_their_records_once_whoever_is_killed_whenever() {
+    let (mut seed, place) = (Seed::new(), functions());
+    let words = ["well", "sleep 3", "hang-once", "error-once", "panic-once", "sleep 9"];
+    let jobs: Vec<&str> = words.into_iter().cycle().take(300).collect();
+    place.write("jobs.txt", jobs.join("\n"));
+    let kinds = ["process", "thread"];
+    let kind = kinds[seed.below(2) as usize];
+    let settings = "processes=2 threads=2 timeout=150 attempts=100 restarts=10000";
+    let arguments: Vec<&str> = [kind].into_iter().chain(settings.split(' ')).collect();
+    let mut kills = 0;
+    let ended = loop {
+        let running = place.command(&arguments).start();
+        while kills < 15 && !running.has_ended() {
+            std::thread::sleep(seed.time_below(Duration::from_millis(200)));
+            let all = running.of_program();
+            let Some(chosen) = all.get(seed.below(all.len() as u64) as usize) else { continue };
+            kills += u32::from(chosen.handle().is_some_and(|it| it.send(Signal::KILL)));
+        }
+        let ended = running.wait_for_main();
+        if ended.signal.is_none() {
+            break ended;
+        }
+    };
+    ended.assert_exit(0);
+    assert!(kills >= 5, "it was done after {kills} kills");
+    for (seq, job) in (1..).zip(&jobs) {
+        assert!(attempt_of_done(&place, seq) < 10, "{job}");
+    }
+    assert_eq!(lines(&place).len(), 2 * jobs.len());
 }

@@ -515,3 +515,6 @@ impl JobThread<'_> {
 fn name_of_signal(number: u64) -> String {
     process::Ended::Signaled(i32::try_from(number).unwrap_or(0)).to_string()
 }
+
+#[cfg(test)]
+mod tests;

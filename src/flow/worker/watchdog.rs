@@ -54,6 +54,9 @@ pub(super) struct Watchdog<'a> {
     next: AtomicU64,
     state: Mutex<State>,
     wake: Condvar,
+    /// How often it has looked at the clock.
+    #[cfg(test)]
+    rounds: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -90,6 +93,8 @@ impl<'a> Watchdog<'a> {
             next: AtomicU64::new(NEVER),
             state: Mutex::default(),
             wake: Condvar::new(),
+            #[cfg(test)]
+            rounds: AtomicUsize::new(0),
         }
     }
 
@@ -113,6 +118,8 @@ impl<'a> Watchdog<'a> {
         let mut overdue = Overdue::default();
         let mut state = self.state();
         while !state.closed {
+            #[cfg(test)]
+            self.rounds.fetch_add(1, SeqCst);
             // From here to the end of the round every thread that begins an attempt wakes us.
             let planned = self.next.swap(NEVER, SeqCst);
             let now = clock::now();
@@ -245,4 +252,4 @@ impl Drop for Watch<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

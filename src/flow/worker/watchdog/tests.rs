@@ -31,7 +31,7 @@ fn claim(spool: &Spool) -> Claimed {
     job
 }
 
-fn settings(threads: u16, attempts: u64, retry_delay: Duration) -> Settings {
+pub(in super::super) fn settings(threads: u16, attempts: u64, retry_delay: Duration) -> Settings {
     Settings {
         name: "test/0".into(),
         lane: 0,
@@ -145,39 +145,59 @@ fn a_job_that_times_out_in_its_last_attempt_is_ready_with_that_reason_at_once() 
     assert_eq!((again.seq, again.attempts), (job.seq, 0), "the failure says which attempt it was");
 }
 
+/// Also when an assertion fails.
+struct Close<'a>(&'a Watchdog<'a>);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 #[test]
 fn the_watchdog_sleeps_until_the_first_deadline_and_then_until_there_is_another() {
     let (_directory, spool) = spool();
     let settings = settings(1, 1, Duration::ZERO);
-    let timeout = Duration::from_millis(50);
-    let watchdog = Watchdog::new(Jobs(&spool), &settings, timeout);
+    let watchdog = Watchdog::new(Jobs(&spool), &settings, Duration::from_millis(50));
     let stop = Stop::new(|| {});
     let job = claim(&spool);
-    let wait_for = |what: &str, holds: &dyn Fn(u64) -> bool| {
+    let rounds = || {
+        // It is asleep then, and its last round is over.
+        let _asleep = watchdog.state();
+        watchdog.rounds.load(SeqCst)
+    };
+    let wait_for = |what: &str, holds: &dyn Fn() -> bool| {
         let until = clock::now() + Duration::from_secs(20);
-        while !holds(watchdog.next.load(SeqCst)) {
-            assert!(clock::now() < until, "{what}: {}", watchdog.next.load(SeqCst));
+        while !holds() {
+            assert!(clock::now() < until, "{what}; {} rounds", rounds());
             std::thread::yield_now();
         }
     };
     std::thread::scope(|scope| {
         scope.spawn(|| watchdog.run(&stop, &Nobody));
+        let _close = Close(&watchdog);
+        wait_for("it begins", &|| rounds() == 1);
         let watch = watchdog.watch();
         for _ in 0..3 {
+            let (before, began) = (rounds(), clock::now());
             watch.begin(&job);
             let deadline = watch.own.word.load(SeqCst);
-            wait_for("it is woken for the first job", &|next| next == deadline);
+            wait_for("it is woken for the first job", &|| rounds() > before);
             assert!(watch.end());
             for _ in 0..1000 {
                 watch.begin(&job);
                 assert!(watch.end());
-                let next = watchdog.next.load(SeqCst);
-                assert!(next == deadline || clock::nanos(clock::now()) >= deadline);
+                let woken = rounds() - before;
+                assert!(woken == 1 || clock::nanos(clock::now()) >= deadline, "woken for each job");
             }
-            wait_for("it has nothing to look up for", &|next| next == NEVER);
+            wait_for("there is nothing to look up for", &|| {
+                let _asleep = watchdog.state();
+                watchdog.next.load(SeqCst) == NEVER
+            });
+            // Once for each time-out that has passed, and once for the first and the last job.
+            let most = (clock::now() - began).as_millis() as usize / 50 + 2;
+            assert!(rounds() - before <= most, "{} rounds, not {most}", rounds() - before);
         }
-        drop(watch);
-        watchdog.close();
     });
     assert!(!stop.requested());
 }

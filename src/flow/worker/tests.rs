@@ -1,0 +1,121 @@
+//! The life of a worker process, by one that notes what is done to it.
+
+use super::*;
+use crate::flow::queue::jobs::NewJob;
+use crate::flow::queue::layout::Geometry;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+/// What has happened, in order.
+type Notes = Mutex<Vec<&'static str>>;
+
+fn note(notes: &Notes, what: &'static str) {
+    notes.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+}
+
+struct Noted<'a> {
+    notes: &'a Notes,
+    stop: &'a Stop,
+    fails: bool,
+    /// Jobs to be done before the stop.
+    left: AtomicUsize,
+}
+
+struct NotedProcess<'a>(&'a Noted<'a>);
+struct NotedThread<'a>(&'a Noted<'a>);
+
+impl Work for Noted<'_> {
+    fn start(&self) -> Result<Box<dyn ProcessWork + '_>, JobError> {
+        note(self.notes, "process set up");
+        if self.fails {
+            return Err(JobError::new("not today"));
+        }
+        Ok(Box::new(NotedProcess(self)))
+    }
+}
+
+impl ProcessWork for NotedProcess<'_> {
+    fn thread(&self) -> Result<Box<dyn ThreadWork + '_>, JobError> {
+        note(self.0.notes, "thread set up");
+        Ok(Box::new(NotedThread(self.0)))
+    }
+}
+
+impl ThreadWork for NotedThread<'_> {
+    fn attempt(&mut self, _: &Attempt<'_>, _: &mut Staged) -> Verdict {
+        note(self.0.notes, "job");
+        if self.0.left.fetch_sub(1, SeqCst) == 1 {
+            self.0.stop.request();
+        }
+        Verdict::Done
+    }
+}
+
+impl Drop for NotedProcess<'_> {
+    fn drop(&mut self) {
+        note(self.0.notes, "process torn down");
+    }
+}
+
+impl Drop for NotedThread<'_> {
+    fn drop(&mut self) {
+        note(self.0.notes, "thread torn down");
+    }
+}
+
+impl Herald for Notes {
+    fn ready(&self) {
+        note(self, "ready");
+    }
+    fn failed(&self, _: &Error) {
+        note(self, "failed");
+    }
+    fn overdue(&self, message: String) -> ! {
+        panic!("overdue: {message}");
+    }
+    fn end_orphan(&self, _: Orphan) {}
+}
+
+/// Runs a worker of one thread on two jobs; what has happened, and its error.
+fn run(fails: bool, stopped: bool) -> (Vec<&'static str>, Option<String>) {
+    let directory = tempfile::tempdir().expect("temp dir");
+    let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 2, job_bytes: 64 };
+    let path = directory.path().join("spool");
+    let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
+    for (index, seq) in [(0, 1), (1, 2)] {
+        let job = NewJob { text: b"job", seq, round: 1, offset: 4, prefix: 0, reason: None };
+        Jobs(&spool).fill(index, &job);
+    }
+    let (notes, stop) = (Notes::default(), Stop::new(|| {}));
+    if stopped {
+        stop.request();
+    }
+    let work = Noted { notes: &notes, stop: &stop, fails, left: AtomicUsize::new(2) };
+    let settings = Settings { threads: 1, ..watchdog::tests::settings(1, 1, Duration::ZERO) };
+    let error = run_jobs(&spool, &work, &settings, &stop, &notes).err();
+    (notes.into_inner().expect("no panic"), error.map(|error| error.to_string()))
+}
+
+#[test]
+fn a_worker_is_ready_when_its_process_is_set_up_and_torn_down_from_within() {
+    let happened = [
+        "process set up",
+        "ready",
+        "thread set up",
+        "job",
+        "job",
+        "thread torn down",
+        "process torn down",
+    ];
+    assert_eq!(run(false, false), (happened.to_vec(), None));
+}
+
+#[test]
+fn a_worker_whose_set_up_fails_is_never_ready() {
+    let error = "the set-up has failed: not today".to_owned();
+    assert_eq!(run(true, false), (vec!["process set up"], Some(error)));
+}
+
+#[test]
+fn a_worker_that_is_told_to_stop_before_its_set_up_sets_up_nothing() {
+    assert_eq!(run(false, true), (vec![], None));
+}
