@@ -195,6 +195,33 @@ pub enum Format {
     Own(String),
 }
 
+impl Format {
+    /// What is wrong with its settings, if something is.
+    pub(crate) fn mistake(&self) -> Option<String> {
+        match self {
+            Format::Csv { columns } if columns.is_empty() => {
+                Some("at least one column is needed".into())
+            }
+            Format::Csv { columns } => {
+                let twice = |(index, name): (usize, &String)| columns[..index].contains(name);
+                let found = columns.iter().enumerate().find(|column| twice(*column));
+                found.map(|(_, name)| format!("the column {name:?} is there twice"))
+            }
+            Format::Sqlite { table } => {
+                let lower = table.to_ascii_lowercase();
+                let taken = lower.starts_with("sqlite_") || lower == "procsig_batches";
+                (taken || table.is_empty() || table.contains('\0')).then(|| {
+                    format!(
+                        "{table:?} can't be a table: not empty, not procsig_batches, and nothing that \
+                         begins with sqlite_ is allowed"
+                    )
+                })
+            }
+            Format::JsonLines | Format::Postcard | Format::Lines | Format::Own(_) => None,
+        }
+    }
+}
+
 /// When written bytes are forced to the disk (fdatasync).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncPolicy {

@@ -262,6 +262,7 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
             ));
         }
     }
+    mistakes.extend(config.output.format.mistake().map(|mistake| format!("the output: {mistake}")));
     if config.shutdown.flush_reserve >= config.shutdown.deadline {
         mistakes.push("the reserve for the flush must be shorter than the deadline".into());
     }

@@ -364,6 +364,35 @@ fn a_dead_letter_that_is_none_is_said_and_the_others_are_printed() {
 }
 
 #[test]
+fn a_job_of_which_only_the_beginning_is_known_is_not_printed_to_be_run_again() {
+    let place = Place::new();
+    let long = "x".repeat(100);
+    place.write("jobs.txt", format!("job-1\n{long}\njob-2\n"));
+    with_dead_letters(&place, "[spool]\njob_bytes = 64\n");
+    place.command(&["run", "pings.toml"]).finish().assert_exit(3);
+    let letters = objects(&place.read("dead.jsonl"));
+    let cut = letters.iter().find(|letter| letter["job_cut"] == true).expect("the long one");
+    assert_eq!(cut["job"].as_str().map(str::len), Some(64));
+    assert!(cut["reason"].as_str().expect("a reason").contains("longer than 64 bytes"), "{cut}");
+    let printed = place.command(&["dead-letters", "dead.jsonl"]).finish();
+    printed.assert_exit(1);
+    assert_eq!(printed.stdout, "job-2\n");
+    assert!(printed.stderr.contains("only the beginning of this job is known"));
+}
+
+#[test]
+fn settings_of_a_sink_that_can_not_be_are_refused_before_anything_is_started() {
+    for (how, message) in [("none", "at least one column"), ("twice", "\"a\" is there twice")] {
+        let place = place();
+        place.jobs(1);
+        let ended = place.command(&["columns", how]).finish();
+        ended.assert_exit(78);
+        assert!(ended.stderr.contains(message), "{}", ended.stderr);
+        assert_eq!(place.files().len(), 1, "{:?}", place.files());
+    }
+}
+
+#[test]
 fn pending_work_with_other_dead_letters_is_refused_and_nothing_is_touched() {
     let place = place();
     place.jobs(3000);

@@ -76,7 +76,8 @@ pub(crate) fn rebuild(
         buffer::run(old, outputs.sinks(), policy, &stop, || {})?;
     }
     let Commit { totals, boots, sinks, .. } = Commit::load(old);
-    let written = totals.results - before;
+    // After a power loss the books may go back by what is lost.
+    let written = totals.results.saturating_sub(before);
     let (_, position) = ListPosition::load(old);
     log::info!(
         "{}: built anew in another size: {written} records written before, {} jobs kept",

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         ["csv", tag, dead_letters] => {
             run(parts(tag).sink(sink::csv("out.csv", ["job", "part"])).dead_letters(dead_letters))
         }
+        ["columns", "none"] => run(parts("n").sink(sink::csv("out.csv", [""; 0]))),
+        ["columns", "twice"] => run(parts("n").sink(sink::csv("out.csv", ["a", "b", "a"]))),
         ["lines"] => lines(),
         #[cfg(feature = "sqlite")]
         ["sqlite", tag] => run(parts(tag).sink(sink::sqlite("out.db", "parts"))),

@@ -242,14 +242,8 @@ impl Resolver<'_> {
 }
 
 fn table_name(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    if text.is_empty() || lower.starts_with("sqlite_") || lower == "procsig_batches" {
-        return Err(format!(
-            "{text:?} can't be a table: not empty, not procsig_batches, and nothing that begins with \
-             sqlite_ is allowed"
-        ));
-    }
-    Ok(text.to_owned())
+    let mistake = Format::Sqlite { table: text.to_owned() }.mistake();
+    mistake.map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 fn sync_policy(text: &str) -> Result<SyncPolicy, String> {

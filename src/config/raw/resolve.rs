@@ -234,6 +234,7 @@ impl Resolver<'_> {
         let name = name.or(default_name).unwrap_or_else(|| stem(&output.file));
         if matches!(output.format, Format::Own(_)) && spool.file.is_none() {
             // There is no output beside which it could be.
+            let name = name.replace('/', "_");
             spool.file = Some(self.beside_file(Path::new(&format!(".{name}.spool"))));
         }
         let log = self.log(&raw.log, &mut files);

@@ -104,7 +104,6 @@ pub trait Sink<T> {
 
 /// What a sink is told when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Opening {
     /// Names the spool that the batches come from. Another spool has another, and begins to count
     /// its batches anew.
@@ -134,8 +133,8 @@ pub struct Records<T> {
 }
 
 impl<T> Records<T> {
-    #[cfg(all(test, feature = "sqlite"))]
-    pub(crate) fn of(number: u64, records: Vec<T>) -> Records<T> {
+    /// A batch, for tests of a sink.
+    pub fn new(number: u64, records: Vec<T>) -> Records<T> {
         Records { number, records }
     }
 

@@ -225,7 +225,7 @@ mod tests {
 
     fn batch(number: u64, rows: &[Value]) -> Records<Row> {
         let rows = rows.iter().map(|row| row.as_object().expect("an object").clone());
-        Records::of(number, rows.collect())
+        Records::new(number, rows.collect())
     }
 
     fn texts(path: &Path, sql: &str) -> Vec<String> {
