@@ -99,6 +99,8 @@ struct Supervisor<'a> {
     /// Why the pipeline has failed: what was said first by who could not go on, or the last words of
     /// who died too often.
     cause: Option<String>,
+    /// Everything was killed: at the deadline, or by a third signal.
+    all_killed: bool,
     terminal: bool,
 }
 
@@ -121,6 +123,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         stop_began: None,
         last_words: None,
         cause: None,
+        all_killed: false,
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
     log::info!("starting: {}", launch.describe());
@@ -388,10 +391,13 @@ impl Supervisor<'_> {
                 "killing workers ({count}): {}; their jobs stay in the spool",
                 self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
             ),
-            Notice::KillingAll(count) => log::error!(
-                "killing what is left ({count}): {}; the spool keeps the rest",
-                self.list(lifecycle.alive())
-            ),
+            Notice::KillingAll(count) => {
+                self.all_killed = true;
+                log::error!(
+                    "killing what is left ({count}): {}; the spool keeps the rest",
+                    self.list(lifecycle.alive())
+                );
+            }
             Notice::Restarting(child, pause) => log::warn!(
                 "starting {} again in {:.1} s",
                 self.launch.name(child),
@@ -443,7 +449,9 @@ impl Supervisor<'_> {
     /// Jobs that were finished after the source had gone are acknowledged by one more source, in what is
     /// left of the deadline. Whatever becomes of it, the next start does what it has not done.
     fn acknowledge(&mut self) -> Result<(), Error> {
-        if !self.launch.acknowledges_at_last() {
+        // Whoever could not be killed may still be at work; and all that was killed means haste.
+        let in_peace = self.handles.is_empty() && !self.all_killed;
+        if !in_peace || !self.launch.acknowledges_at_last() {
             return Ok(());
         }
         log::info!("starting source once more, to acknowledge what was written at the stop");
