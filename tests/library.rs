@@ -158,6 +158,7 @@ fn a_record_of_the_largest_size_is_whole_and_a_larger_one_fails_its_job_alone() 
             None => {
                 let error = record["error"].as_str().expect("an error");
                 assert!(error.contains("raise [spool] lane"), "{error}");
+                assert_eq!(record["attempt"], 1, "another attempt would come to the same");
                 failed.push(record["job"].as_str().and_then(|job| job.parse().ok()).expect("job"));
             }
         }

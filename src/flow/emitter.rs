@@ -56,8 +56,8 @@ impl<'a, T> Emitter<'a, T> {
     /// In a producer this waits while the lane is full: back-pressure instead of growth.
     ///
     /// # Errors
-    /// If the record can't be encoded in the sink's format, or is longer than a lane can hold.
-    /// Nothing of it is emitted then.
+    /// If the record can't be encoded in the sink's format, or is longer than a lane can hold, for
+    /// which its job has failed for good. Nothing of it is emitted then.
     pub fn emit(&mut self, record: &T) -> Result<(), JobError> {
         let encode = &**self.encode;
         match &mut self.to {
@@ -65,7 +65,7 @@ impl<'a, T> Emitter<'a, T> {
                 let record_max = *record_max;
                 if staged.len() > record_max {
                     // It can't be published any more; what more would come has no bound.
-                    return Err(JobError::new(format_args!(
+                    return Err(JobError::fail(format_args!(
                         "its records have {} bytes so far and a lane holds {record_max}: raise \
                          [spool] lane, or emit less for one job",
                         staged.len()
@@ -76,7 +76,7 @@ impl<'a, T> Emitter<'a, T> {
                     encode(record, bytes)?;
                     let len = bytes.len() - before;
                     if len > record_max {
-                        return Err(JobError::new(format_args!(
+                        return Err(JobError::fail(format_args!(
                             "a record of {len} bytes is longer than a lane can hold ({record_max} \
                              bytes): raise [spool] lane"
                         )));

@@ -339,6 +339,7 @@ fn narrow() -> ExitCode {
             let length = job.as_str()?.parse()?;
             out.emit(&"x".repeat(length))
         })
+        .attempts(2)
         .sink(sink::json_lines("out.jsonl"))
         .spool(Spool { lane: Some(8192), job_bytes: 64, jobs: 4, file: None })
         .run()
