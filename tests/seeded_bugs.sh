@@ -186,6 +186,20 @@ bug "a power loss is seen to twice" src/flow/buffer/recovery.rs \
 bug "lost jobs are not handed out again" src/flow/source/refill.rs \
     '        if !missing.contains(&seq) {' '        if missing.contains(&seq) {' --lib refill
 
+# A function that has timed out.
+bug "timed out: both thread and watchdog go on with the job" src/flow/worker/watchdog.rs \
+    '            TIMED_OUT => None,
+            _deadline => Some(IDLE),' \
+    '            _deadline => Some(IDLE),' --lib watchdog
+bug "timed out: the job is ready before its process is dead" src/flow/queue/jobs.rs \
+    '                slot.attempts.fetch_add(1, Ordering::Release);' \
+    '                self.put_back(job, PutBack::Failed, Some(not_before));' --lib watchdog
+bug "timed out: other jobs in hand are blamed" src/flow/worker/watchdog.rs \
+    '        processes::condemn(self.jobs.0, processes::worker(self.settings.lane.into()));' \
+    '' --lib watchdog
+bug "timed out: the end of the process counts as a death" src/control/lifecycle.rs \
+    'return self.replace(child, now)' 'return self.pause_or_give_up(child, now)' --lib lifecycle
+
 git checkout -q .
 caught=$((${#results[@]} - missed))
 echo "$caught of ${#results[@]} caught"
