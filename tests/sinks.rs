@@ -393,6 +393,21 @@ fn settings_of_a_sink_that_can_not_be_are_refused_before_anything_is_started() {
 }
 
 #[test]
+fn dead_letters_that_find_no_room_keep_everything_in_the_spool() {
+    let place = place();
+    place.jobs(3000);
+    let run = place.command(&["csv", "c", "/dev/full"]).start();
+    run.until_logged("/dev/full: ");
+    run.until_logged("waiting for room, the records are kept");
+    run.signal(Signal::TERM);
+    let ended = run.wait();
+    ended.assert_exit(4);
+    let balance = Balance::of(&ended.log());
+    balance.assert_even();
+    assert!(balance.kept > 0, "{}", ended.describe());
+}
+
+#[test]
 fn pending_work_with_other_dead_letters_is_refused_and_nothing_is_touched() {
     let place = place();
     place.jobs(3000);

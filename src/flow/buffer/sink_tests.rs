@@ -7,6 +7,8 @@ use crate::config::{Format, SyncPolicy};
 use crate::flow::format::shape;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+use crate::flow::queue::layout::Geometry;
+use crate::flow::sink::Position;
 use crate::flow::sink::file::FileSink;
 use crate::flow::sink::own::{Opened, Opening, OwnSink, Records, SinkError, Transport};
 use crate::sys::atomic::AtomicU64;
@@ -412,4 +414,59 @@ fn a_full_disk_under_the_dead_letters_is_waited_for() {
     let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
     drain(&bench, sinks, SyncPolicy::Never).expect("drained");
     assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+}
+
+/// A file that somebody is told of when it is looked at, which is before each batch.
+struct Watched<'a> {
+    file: FileSink,
+    look: Box<dyn FnMut() + 'a>,
+}
+
+impl Sink for Watched<'_> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+        Sink::open(&mut self.file, committed, pending)
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        (self.look)();
+        self.file.look()
+    }
+
+    fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
+        self.file.write(batch, done)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.file.position()
+    }
+
+    fn name(&self) -> String {
+        self.file.name()
+    }
+}
+
+#[test]
+fn with_sync_always_a_commit_gives_no_room_before_it_is_on_the_disk() {
+    let directory = tempfile::tempdir().expect("temp dir");
+    let geometry = Geometry { lanes: 1, lane_bytes: 2 << 20, slots: 1, job_bytes: 64 };
+    let path = directory.path().join("spool");
+    let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
+    let bench = Bench { directory, spool };
+    let mut writer = bench.writer(0);
+    // Two batches of one flush.
+    for _ in 0..3 {
+        publish_job(&mut writer, &[(Kind::Result, &[b'x'; 600 << 10])]);
+    }
+    let freed = || bench.spool.consumer(0).freed.load(Ordering::Acquire);
+    let seen = RefCell::new(Vec::new());
+    let look = || seen.borrow_mut().push((Commit::load(&bench.spool).totals.results, freed()));
+    let mut output = Watched { file: bench.sink(), look: Box::new(look) };
+    let sinks = Sinks { output: &mut output, dead_letters: None };
+    drain(&bench, sinks, SyncPolicy::Always).expect("drained");
+    assert_eq!(seen.borrow()[..2], [(0, 0), (2, 0)], "records committed, bytes freed");
+    assert!(freed() > 3 * (600 << 10));
 }
