@@ -168,6 +168,26 @@ fn a_buffer_that_dies_while_it_salvages_finds_what_it_had_written() {
     }
 }
 
+/// Of two commits the disk had the older one, and of the intents the newest: as many commits later that
+/// one would be the next.
+#[test]
+fn an_intent_from_before_a_power_loss_is_no_batch_that_comes_after_it() {
+    let loss = PowerLoss::new();
+    loss.leave(&loss.written());
+    loss.bench.drain(&mut loss.bench.sink()).expect("drained");
+    let mut stale = Commit::load(&loss.bench.spool);
+    (stale.generation, stale.boots) = (stale.generation + 1, 0);
+    // The end of a unit that was lost; those that have come in its place end elsewhere.
+    stale.lanes[0].offset += 64;
+    stale.store_intent(&loss.bench.spool);
+    let mut writer = LaneWriter::open(&loss.bench.spool, 0, 10).expect("ring");
+    publish(&mut writer, 10..14);
+    loss.bench.drain(&mut loss.bench.sink()).expect("drained");
+    assert!(loss.bench.output().ends_with(&expected(10..14)));
+    let totals = Commit::load(&loss.bench.spool).totals;
+    assert_eq!((totals.results, totals.quarantined, totals.torn), (14, 0, 0));
+}
+
 #[test]
 fn what_the_lanes_have_lost_in_a_power_loss_is_counted_if_the_output_has_not_got_it() {
     for in_output in [false, true] {

@@ -14,7 +14,8 @@
 //! record, or the lane has it and the intent says where in the output it may stand.
 //!
 //! An intent counts if its generation is the commit's plus one: otherwise its batch was committed,
-//! or it was never stored whole, and then nothing of it was written.
+//! or it was never stored whole, and then nothing of it was written. And if it is not from before a
+//! power loss that the commit has seen to, which makes generations come again.
 
 use super::layout::{COMMIT_FIXED, COMMIT_PER_LANE};
 use super::reader::Mark;
@@ -159,6 +160,8 @@ impl Commit {
     pub(crate) fn load_intent(spool: &Spool, committed: &Commit) -> Option<Commit> {
         Commit::load_any_intent(spool)
             .filter(|intent| intent.generation == committed.generation + 1)
+            // One from before a power loss that the commit knows of: its lanes end elsewhere now.
+            .filter(|intent| intent.boots >= committed.boots)
     }
 
     /// Step 5. Everything in it has happened.
