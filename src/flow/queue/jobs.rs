@@ -229,7 +229,7 @@ impl Jobs<'_> {
     pub(crate) fn adopt_done(&self, index: usize, from: &Jobs<'_>, old: usize) {
         let started = from.slot(old).started.load(Ordering::Relaxed);
         self.slot(index).started.store(started, Ordering::Relaxed);
-        self.make_done(index);
+        self.make_done(index, 0, 0);
     }
 
     /// The slot at which the next one who claims begins to look.
@@ -454,13 +454,13 @@ impl Jobs<'_> {
         self.change(index, state, Phase::Ready);
     }
 
-    /// Makes a job done whose results a lane has, though its slot does not know it: what the slot knew
-    /// went with the power.
-    pub(crate) fn make_done(&self, index: usize) {
+    /// Makes a job done whose results a lane has, up to this offset, though its slot does not know it:
+    /// what the slot knew went with the power.
+    pub(crate) fn make_done(&self, index: usize, lane: u16, end: u64) {
         let slot = self.slot(index);
-        slot.result_end.store(0, Ordering::Release);
+        slot.result_end.store(end, Ordering::Release);
         let state = State::from_word(slot.state.load(Ordering::Acquire));
-        self.change(index, state, Phase::Claimed(Claimer { lane: 0, incarnation: 0 }));
+        self.change(index, state, Phase::Claimed(Claimer { lane, incarnation: 0 }));
     }
 
     /// Lets a job be started at once. After another boot the clock that it waits for is another.

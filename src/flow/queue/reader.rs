@@ -47,11 +47,20 @@ pub(crate) struct Gathered {
     pub jobs_failed: u64,
     /// What was skipped.
     pub torn: Vec<Torn>,
-    /// The jobs that have ended, as round and number, if they are wanted.
-    pub jobs: Option<Vec<(u64, u64)>>,
+    /// The jobs that have ended, if they are wanted.
+    pub jobs: Option<Vec<EndedJob>>,
     /// Records that are missing by the numbers of those that were read. Less than none if a broken
     /// worker has counted backwards.
     pub lost: i64,
+}
+
+/// A job whose end stands in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndedJob {
+    pub round: u64,
+    pub seq: u64,
+    /// Where its unit ends in the lane.
+    pub end: u64,
 }
 
 /// Records for one of the sinks.
@@ -257,7 +266,7 @@ impl LaneReader {
             into.enter(head.kind, start);
             at = Mark { offset: at.offset + size(&head), records: head.records };
             if let (Some(job), Some(jobs)) = (job, &mut into.jobs) {
-                jobs.push((job.round, job.seq));
+                jobs.push(EndedJob { round: job.round, seq: job.seq, end: at.offset });
             }
             if job.is_some() || head.kind == Kind::Alone {
                 into.jobs_done += u64::from(head.kind == Kind::JobDone);
@@ -396,8 +405,8 @@ pub(crate) fn survey(spool: &Spool, lane: usize, head: Mark) -> io::Result<Surve
     Ok(survey)
 }
 
-/// The jobs whose ends stand anywhere in a lane, written or not, as round and number.
-pub(crate) fn jobs_in_lanes(spool: &Spool, lane: usize) -> io::Result<Vec<(u64, u64)>> {
+/// The jobs whose ends stand anywhere in a lane, written or not.
+pub(crate) fn jobs_in_lane(spool: &Spool, lane: usize) -> io::Result<Vec<EndedJob>> {
     let reader = LaneReader::open(spool, lane)?;
     let tail = spool.producer(lane).tail.load(Ordering::Acquire);
     let offset = tail.saturating_sub(reader.capacity).next_multiple_of(ALIGN as u64);

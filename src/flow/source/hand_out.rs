@@ -220,7 +220,7 @@ mod tests {
                     if jobs.claim(Claimer { lane: 0, incarnation: 1 }, &mut job) == Claim::Job {
                         claimed += 1;
                         assert_eq!(job.seq, claimed, "in round {round}");
-                        jobs.make_done(job.slot);
+                        jobs.make_done(job.slot, 0, 0);
                     }
                 }
                 _ => {}

@@ -10,12 +10,15 @@ use crate::config;
 use crate::error::Error;
 use crate::flow::queue::jobs::{Jobs, NewJob, Phase};
 use crate::flow::queue::position::ListPosition;
-use crate::flow::queue::reader::jobs_in_lanes;
+use crate::flow::queue::reader::jobs_in_lane;
 use crate::flow::queue::spool::Spool;
 use crate::flow::source::lines::Next;
 use crate::sys::atomic::Ordering;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
+
+/// Jobs whose ends stand in lanes, by round and number: each with its lane, and where it ends there.
+type InLanes = HashMap<(u64, u64), (u16, u64)>;
 
 /// Hands out again what was lost between the saved place in the list and the furthest job that is
 /// known. To be called when nobody lives and everything is settled.
@@ -31,7 +34,7 @@ pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
     let in_lanes = jobs_in_all_lanes(spool)?;
     settle_by_lanes(spool, &in_lanes);
     forget_unsound(spool);
-    let mut known = in_lanes;
+    let mut known: HashSet<(u64, u64)> = in_lanes.into_keys().collect();
     known.extend(jobs_in_slots(spool).map(|(_, job)| job));
     let Some((round, furthest)) = known.iter().copied().max() else { return Ok(()) };
     let from = match saved {
@@ -41,7 +44,8 @@ pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
     };
     let missing: HashSet<u64> =
         (from.seq + 1..=furthest).filter(|seq| !known.contains(&(round, *seq))).collect();
-    if missing.is_empty() {
+    let is_behind = |place: &ListPosition| (place.round, place.seq) < (round, furthest);
+    if missing.is_empty() && !is_behind(&ListPosition::load(spool).1) {
         return Ok(());
     }
     let unreadable = |error| Error::file(path, "can't read the list of jobs", error);
@@ -54,24 +58,33 @@ pub(crate) fn refill(spool: &Spool, list: &config::List) -> Result<(), Error> {
     }
     let jobs = Jobs(spool);
     let mut free = (0..jobs.len()).filter(|index| jobs.phase(*index) == Phase::Free);
-    let (mut line, mut again) = (Vec::new(), 0);
+    let (mut line, mut again, mut reached) = (Vec::new(), 0, from);
     for seq in from.seq + 1..=furthest {
         let Next::Line { too_long } = reader.next(&mut line).map_err(unreadable)? else { break };
-        if !missing.contains(&seq) {
-            continue;
-        }
-        let Some(index) = free.next() else { break };
         let (offset, prefix) = reader.position();
-        let reason = super::hand_out::reason_of(too_long);
-        jobs.fill(index, &NewJob { text: &line, seq, round, offset, prefix, reason });
-        again += 1;
+        if missing.contains(&seq) {
+            let Some(index) = free.next() else { break };
+            let reason = super::hand_out::reason_of(too_long);
+            jobs.fill(index, &NewJob { text: &line, seq, round, offset, prefix, reason });
+            again += 1;
+        }
+        (reached.seq, reached.offset, reached.prefix) = (seq, offset, prefix);
     }
-    log::warn!(
-        "{}: {} jobs that were handed out were lost with the power; {again} of them are handed out \
-         again",
-        path.display(),
-        missing.len()
-    );
+    if !missing.is_empty() {
+        log::warn!(
+            "{}: {} jobs that were handed out were lost with the power; {again} of them are handed \
+             out again",
+            path.display(),
+            missing.len()
+        );
+    }
+    if is_behind(&ListPosition::load(spool).1) && !is_behind(&reached) {
+        // Only a lane knows the furthest one, and the list is not to be gone on with before it. First
+        // the slots: a place on the disk without them would be the end of their jobs.
+        spool.sync().map_err(|error| Error::file(&spool.path, "can't sync the spool", error))?;
+        (reached.at_end, reached.left) = (false, None);
+        reached.store(spool, ListPosition::saved(spool).0 + 1);
+    }
     Ok(())
 }
 
@@ -87,7 +100,7 @@ pub(crate) fn settle_slots(spool: &Spool, acknowledged: bool) -> Result<(), Erro
     settle_by_lanes(spool, &in_lanes);
     forget_unsound(spool);
     let (generation, place) = ListPosition::load(spool);
-    let of_round = in_lanes.iter().filter(|(round, _)| *round == place.round);
+    let of_round = in_lanes.keys().filter(|(round, _)| *round == place.round);
     let furthest = of_round.map(|(_, seq)| *seq).max().unwrap_or(0);
     if acknowledged && furthest > place.seq && !place.complete {
         // No number is given to two jobs.
@@ -103,11 +116,11 @@ fn saved_before(saved: ListPosition) -> ListPosition {
 }
 
 /// A job whose end stands in a lane is done, whatever an older page says of its slot.
-fn settle_by_lanes(spool: &Spool, in_lanes: &HashSet<(u64, u64)>) {
+fn settle_by_lanes(spool: &Spool, in_lanes: &InLanes) {
     let jobs = Jobs(spool);
     for (index, job) in jobs_in_slots(spool) {
-        if in_lanes.contains(&job) && jobs.is_pending(index) {
-            jobs.make_done(index);
+        if let Some((lane, end)) = in_lanes.get(&job).filter(|_| jobs.is_pending(index)) {
+            jobs.make_done(index, *lane, *end);
         }
     }
 }
@@ -132,10 +145,12 @@ fn jobs_in_slots(spool: &Spool) -> impl Iterator<Item = (usize, (u64, u64))> {
     })
 }
 
-fn jobs_in_all_lanes(spool: &Spool) -> Result<HashSet<(u64, u64)>, Error> {
-    let mut found = HashSet::new();
+fn jobs_in_all_lanes(spool: &Spool) -> Result<InLanes, Error> {
+    let mut found = HashMap::new();
     for lane in 0..spool.lanes() {
-        found.extend(jobs_in_lanes(spool, lane).map_err(Error::system("can't map a lane"))?);
+        let ended = jobs_in_lane(spool, lane).map_err(Error::system("can't map a lane"))?;
+        // Lanes are numbered by u16 in the layout.
+        found.extend(ended.iter().map(|job| ((job.round, job.seq), (lane as u16, job.end))));
     }
     Ok(found)
 }
@@ -215,6 +230,26 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_only_a_lane_knows_is_not_read_from_the_list_again() {
+        // The sixth is known to the lane alone; of those before it some are missing, or none.
+        for lost in [4..=JOBS, 6..=JOBS] {
+            let directory = tempfile::tempdir().expect("temp dir");
+            let (spool, list) = handed_out(directory.path());
+            for seq in lost.clone() {
+                Jobs(&spool).slot(seq as usize - 1).state.store(0, Ordering::Release);
+            }
+            for _again in 0..2 {
+                refill(&spool, &list).expect("refilled");
+                assert_eq!(pending(&spool), [1, 2, 3, 4, 5], "{lost:?} were lost");
+                let ListPosition { round, seq, offset, prefix, .. } = ListPosition::load(&spool).1;
+                assert_eq!((round, seq, offset), (1, 6, 42), "{lost:?} were lost");
+                let lines = std::fs::read(directory.path().join("jobs.txt")).expect("read");
+                assert_eq!(prefix, u64::from(crc32c::crc32c(&lines[..42])));
+            }
+        }
+    }
+
+    #[test]
     fn a_job_whose_end_stands_in_a_lane_is_done_whatever_its_slot_says() {
         let directory = tempfile::tempdir().expect("temp dir");
         let (spool, list) = handed_out(directory.path());
@@ -225,6 +260,9 @@ mod tests {
         assert!(pending(&spool).contains(&6));
         refill(&spool, &list).expect("refilled");
         assert_eq!(pending(&spool), [1, 2, 3, 4, 5, 7, 8]);
+        assert!(jobs.is_done(5) && !jobs.is_committed(5), "its results are not written yet");
+        let tail = spool.producer(0).tail.load(Ordering::Acquire);
+        spool.consumer(0).freed.store(tail, Ordering::Release);
         assert!(jobs.is_committed(5), "the source may free it");
     }
 
