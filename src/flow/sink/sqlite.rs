@@ -10,10 +10,12 @@ use super::Sink as Bytes;
 use super::own::{Opened, Opening, OwnSink, Records, Sink, SinkError, Transport};
 use crate::config::SyncPolicy;
 use crate::flow::format::COLUMNS_MAX;
+use crate::flow::queue::spool::directory_of;
 use rusqlite::types::Value as Cell;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params, params_from_iter};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,9 +72,11 @@ impl Sink<Row> for Sqlite {
             // What was committed is on the disk already.
             Some(connection) if !self.full => {
                 // Of a database without a write-ahead log that is nothing.
-                connection
-                    .query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
-                    .map_err(classified)
+                let blocked = connection
+                    .query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get::<_, bool>(0))
+                    .map_err(classified)?;
+                // Somebody reads what was there before: the log itself has to do.
+                if blocked { sync_log(connection) } else { Ok(()) }
             }
             _ => Ok(()),
         }
@@ -88,7 +92,11 @@ impl Sqlite {
         if connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))? == 0 {
             connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         }
-        connection.pragma_update(None, "synchronous", if self.full { "FULL" } else { "NORMAL" })?;
+        connection.pragma_update(
+            None,
+            "synchronous",
+            if self.full { "EXTRA" } else { "NORMAL" },
+        )?;
         connection.execute(
             "CREATE TABLE IF NOT EXISTS procsig_batches \
              (spool INTEGER PRIMARY KEY, batch INTEGER NOT NULL)",
@@ -109,6 +117,14 @@ impl Sqlite {
         self.connection = Some(connection);
         Ok(number.cast_unsigned())
     }
+}
+
+/// Forces the write-ahead log to the disk, and its name.
+fn sync_log(connection: &Connection) -> Result<(), SinkError> {
+    let database = connection.path().unwrap_or_default();
+    File::open(format!("{database}-wal"))?.sync_data()?;
+    File::open(directory_of(Path::new(database)))?.sync_all()?;
+    Ok(())
 }
 
 /// Writes the rows and the number of the batch, or nothing.
@@ -297,6 +313,45 @@ mod tests {
         }
         let rest = texts(&path, "SELECT _rest FROM \"my \"\"table\"\"\" WHERE _rest IS NOT NULL");
         assert_eq!(rest, ["{\"field 500\":500}", "{\"field 501\":501}"]);
+    }
+
+    /// With FULL, the journal of the last transaction could be found again after a power loss, and would
+    /// undo it.
+    #[test]
+    fn in_a_database_without_a_write_ahead_log_a_transaction_is_on_the_disk_as_well() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let path = directory.path().join("db");
+        let other = Connection::open(&path).expect("open");
+        other.execute("CREATE TABLE other (a)", []).expect("a table");
+        let mut sink = sink(&path);
+        sink.open(&opening(7, None)).expect("open");
+        let of = |pragma: &str| {
+            let connection = sink.connection.as_ref().expect("open");
+            let sql = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
+            connection.query_row(&sql, [], |row| row.get::<_, String>(0)).expect("a pragma")
+        };
+        assert_eq!((of("journal_mode"), of("synchronous")), ("delete".into(), "3".into()));
+    }
+
+    #[test]
+    fn one_who_reads_for_long_does_not_keep_a_sync_from_what_was_written() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let path = directory.path().join("db");
+        let mut sink = Sqlite { full: false, ..sink(&path) };
+        sink.open(&opening(7, None)).expect("open");
+        let reader = Connection::open(&path).expect("open");
+        reader.execute_batch("BEGIN; SELECT * FROM procsig_batches").expect("reads");
+        sink.write(&batch(1, &[json!({"a": 1})])).expect("written");
+        let connection = sink.connection.as_ref().expect("open");
+        connection.busy_timeout(Duration::ZERO).expect("no patience");
+        let checkpoint = || {
+            let sql = "PRAGMA wal_checkpoint(FULL)";
+            connection.query_row(sql, [], |row| row.get::<_, bool>(0)).expect("a checkpoint")
+        };
+        assert!(checkpoint(), "the reader is in its way");
+        sync_log(connection).expect("synced");
+        drop(reader);
+        assert!(!checkpoint());
     }
 
     #[test]
