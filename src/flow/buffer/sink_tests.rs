@@ -306,6 +306,23 @@ fn a_panic_of_a_sink_and_a_record_of_another_type_are_errors_for_good() {
 }
 
 #[test]
+fn numbers_travel_as_json_without_losing_a_bit() {
+    let encode = Transport::Json.encoder::<f64>();
+    let mut dice = 1_u64;
+    for _ in 0..10_000 {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let number = f64::from_bits(dice);
+        if !number.is_finite() {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        encode(&number, &mut bytes).expect("a record");
+        let read: f64 = serde_json::from_slice(&bytes[..bytes.len() - 1]).expect("JSON");
+        assert_eq!(read.to_bits(), number.to_bits(), "{number:e}");
+    }
+}
+
+#[test]
 fn a_record_that_could_not_be_read_back_fails_where_it_is_emitted() {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Sparse {
