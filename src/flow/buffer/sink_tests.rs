@@ -306,6 +306,42 @@ fn a_panic_of_a_sink_and_a_record_of_another_type_are_errors_for_good() {
 }
 
 #[test]
+fn a_record_whose_reading_panics_in_the_buffer_is_an_error_for_good() {
+    thread_local!(static BUFFER: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    struct Touchy;
+    impl serde::Serialize for Touchy {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_u8(7)
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Touchy {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Touchy, D::Error> {
+            if BUFFER.get() { panic!("not here") } else { Ok(Touchy) }
+        }
+    }
+    struct Nowhere;
+    impl crate::flow::sink::own::Sink<Touchy> for Nowhere {
+        fn open(&mut self, _: &Opening) -> Result<Opened, SinkError> {
+            Ok(Opened::At(0))
+        }
+        fn write(&mut self, _: &Records<Touchy>) -> Result<u64, SinkError> {
+            Ok(0)
+        }
+    }
+    let bench = Bench::new(1);
+    let mut bytes = Vec::new();
+    let encode = Transport::Postcard.encoder();
+    let result = encode(&Touchy, &mut bytes);
+    assert!(result.is_err(), "a byte of it is left");
+    publish_job(&mut bench.writer(0), &[(Kind::Result, &bytes)]);
+    BUFFER.set(true);
+    let mut sink: OwnSink<Touchy, Nowhere> = OwnSink::new(Nowhere, "nowhere", Transport::Postcard);
+    let error = drain(&bench, Sinks { output: &mut sink, dead_letters: None }, SyncPolicy::Always);
+    let error = error.expect_err("unreadable").to_string();
+    assert!(error.contains("panicked: not here"), "{error}");
+}
+
+#[test]
 fn numbers_travel_as_json_without_losing_a_bit() {
     let encode = Transport::Json.encoder::<f64>();
     let mut dice = 1_u64;

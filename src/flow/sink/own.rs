@@ -302,7 +302,9 @@ impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
 
     fn decode(&self, batch: Batch<'_>) -> Result<Records<T>, String> {
         let decode = |record| self.transport.decode(record);
-        let records = batch.records().map(decode).collect::<Result<_, _>>();
+        // The type's own code may panic as well.
+        let records = caught(|| batch.records().map(decode).collect::<Result<_, _>>());
+        let records = records.unwrap_or_else(Err);
         let records = records.map_err(|error| {
             format!(
                 "a record can't be read as {}: {error}. If another version of the program has \
