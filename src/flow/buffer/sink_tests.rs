@@ -227,6 +227,43 @@ fn a_sink_that_asks_for_patience_is_opened_again_and_then_written_to() {
     assert_eq!((opened[0].position, opened[0].unfinished), (None, None));
 }
 
+#[test]
+fn a_sink_that_loses_its_connection_in_a_sync_is_opened_again() {
+    #[derive(Default)]
+    struct Lost {
+        connections: u32,
+        syncs: u32,
+        opened: Rc<RefCell<Vec<Opening>>>,
+    }
+    impl crate::flow::sink::own::Sink<String> for Lost {
+        fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
+            self.connections += 1;
+            self.opened.borrow_mut().push(*opening);
+            Ok(Opened::At(opening.position.unwrap_or(0)))
+        }
+        fn write(&mut self, _: &Records<String>) -> Result<u64, SinkError> {
+            Ok(9)
+        }
+        fn sync(&mut self) -> Result<(), SinkError> {
+            self.syncs += 1;
+            match (self.connections, self.syncs) {
+                (1, 4..) => Err(SinkError::new("never opened again")),
+                (1, _) => Err(SinkError::retry("the connection is lost")),
+                _ => Ok(()),
+            }
+        }
+    }
+    let bench = Bench::new(1);
+    publish_typed(&mut bench.writer(0), 0..1);
+    let lost = Lost::default();
+    let opened = Rc::clone(&lost.opened);
+    let mut sink: OwnSink<String, Lost> = OwnSink::new(lost, "lost", Transport::Postcard);
+    drain(&bench, Sinks { output: &mut sink, dead_letters: None }, SyncPolicy::Always)
+        .expect("drained");
+    let last = *opened.borrow().last().expect("opened");
+    assert_eq!((opened.borrow().len(), last.position, last.unfinished), (2, Some(9), None));
+}
+
 /// The power goes: the disk has the spool as it was when it was last synced, or as it was any time
 /// later, and the sink has what it said it had.
 #[test]

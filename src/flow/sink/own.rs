@@ -358,6 +358,8 @@ impl<T: DeserializeOwned, S: Sink<T>> OwnSink<T, S> {
         let mut trouble = Trouble::default();
         while let Err(error) = self.call(S::sync) {
             trouble.pause(&self.name, error)?;
+            // What was written is there: nothing is unfinished.
+            self.connect(self.at, None, &mut trouble)?;
         }
         trouble.is_over(&self.name);
         Ok(())
