@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use support::kills::{Outcome, Story, Tally, lines};
 use support::place::{OUTPUT, SPOOL};
 use support::{Balance, Ended, Place, Seed, Signal, example};
@@ -118,6 +119,27 @@ fn another_number_of_workers_goes_on_with_what_an_own_sink_has_not_got_yet() {
     let (spools, text) = batches(&place);
     assert_parts_once(pairs(&text), JOBS);
     assert_eq!(spools, 1);
+}
+
+/// The process in which that is done waits for its sink, and nobody knows of it but main.
+#[test]
+fn a_main_that_dies_while_the_spool_is_built_anew_leaves_nobody_behind() {
+    let place = place();
+    place.jobs(10);
+    for processes in ["1", "2"] {
+        let run = place.command(&["failing", "busy", processes]).start();
+        run.until_logged("the server is being started");
+        let others: Vec<_> = run.of_program().iter().filter_map(|it| it.handle()).collect();
+        if processes == "1" {
+            let _sent = others.iter().filter(|other| other.send(Signal::KILL)).count();
+        } else {
+            run.signal(Signal::KILL);
+        }
+        for other in &others {
+            assert!(other.wait(Duration::from_secs(10)), "somebody is left behind");
+        }
+        run.wait_for_main();
+    }
 }
 
 #[cfg(feature = "bincode")]

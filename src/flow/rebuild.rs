@@ -104,11 +104,16 @@ pub(crate) fn rebuild(
 
 /// Runs the buffer in a process of its own, to its end.
 fn apart(buffer: impl FnOnce() -> Result<u64, Error>) -> Result<(), Error> {
-    let main = || match buffer() {
-        Ok(_) => 0,
-        Err(error) => {
-            log::error!("{error}");
-            error.exit_code().code().into()
+    let parent = nix::unistd::getpid();
+    let main = || {
+        // It is in no table: nobody else would wait for it, or end it.
+        let bound = process::end_with(parent).map_err(Error::system("can't follow main"));
+        match bound.and_then(|()| buffer()) {
+            Ok(_) => 0,
+            Err(error) => {
+                log::error!("{error}");
+                error.exit_code().code().into()
+            }
         }
     };
     let child = fork::start(main).map_err(Error::system("can't start a process"))?;

@@ -140,6 +140,16 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { nix::libc::_exit(code) }
 }
 
+/// From now on this process is killed when the thread that has forked it ends. To be called first of
+/// all: if `parent` has ended by now, so does this process, at once.
+pub(crate) fn end_with(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    if nix::unistd::getppid() != parent {
+        exit_now(0);
+    }
+    Ok(())
+}
+
 /// Makes this process the parent of what its children leave behind.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

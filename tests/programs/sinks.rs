@@ -32,6 +32,10 @@ fn main() -> ExitCode {
             run(parts("r").sink(sink::own(Rewinding(None)).sync(policy(sync)).json()))
         }
         ["failing", how] => run(parts("f").sink(sink::own(Failing(how.into())))),
+        ["failing", how, processes] => {
+            let processes = processes.parse().expect("a number");
+            run(parts("f").processes(processes).sink(sink::own(Failing(how.into()))))
+        }
         // Always synced: the time between a write and its commit is long enough to be killed in.
         ["dead-letters", tag] => run(parts(tag)
             .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always))
