@@ -21,6 +21,9 @@ impl Sink<u64> for Totals {
     fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
         let mut file = File::options().create(true).append(true).open(&self.path)?;
         if let Some(position) = opening.position {
+            if file.metadata()?.len() < position {
+                return Err(SinkError::new("this is not the file that was written to"));
+            }
             file.set_len(position)?;
         }
         let position = file.seek(SeekFrom::End(0))?;

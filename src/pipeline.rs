@@ -361,6 +361,11 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     let mut exit = ExitCode::Success;
     if is_finite(launch, &balance) && balance.jobs_failed_of_list > 0 {
         exit = exit.worst(ExitCode::JobsFailed);
+        log::warn!(
+            "{} jobs have failed for good: {}",
+            balance.jobs_failed_of_list,
+            launch.failures()
+        );
     }
     if launch.is_finite() && !balance.complete {
         exit = exit.worst(ExitCode::Unfinished);

@@ -26,6 +26,37 @@ fn place() -> (Place, Vec<String>) {
 }
 
 #[test]
+fn a_list_that_was_done_to_its_end_is_begun_anew_and_the_log_says_so() {
+    let (place, _) = place();
+    let words = "it is begun anew";
+    let first = place.run_work(&[]).finish();
+    first.assert_exit(0);
+    assert!(!first.stderr.contains(words), "{}", first.describe());
+    let again = place.run_work(&[]).finish();
+    again.assert_exit(0);
+    assert!(again.stderr.contains(words), "{}", again.describe());
+    assert_eq!(place.results().len(), 20);
+}
+
+#[test]
+fn a_file_by_another_of_its_names_is_the_same_pipelines() {
+    let (place, jobs) = place();
+    std::fs::create_dir(place.path("beside")).expect("a directory");
+    place.write("calm", "");
+    place.work_script("[ \"$1\" != job-1 ] || exit 1");
+    let run = place.run_work(&[]).start();
+    run.until_started(1);
+    run.signal(Signal::KILL);
+    run.wait_for_main();
+    let there = ["run", "--jobs", "beside/../jobs.txt", "-o", "beside/../out.jsonl"];
+    let command = ["--", "sh", "work.sh", "{}"];
+    let ended = place.command(&[&there[..], &command].concat()).finish();
+    ended.assert_exit(3);
+    assert!(ended.stderr.contains("jobs that have failed for good: 1"), "{}", ended.describe());
+    place.results().assert_exactly_once(&jobs);
+}
+
+#[test]
 fn a_finished_list_exits_with_0() {
     let (place, jobs) = place();
     goes_on_to_the_end(&place, &[], &jobs);

@@ -103,7 +103,7 @@ pub(super) struct RunArguments {
     every: Option<Duration>,
 
     /// Forget the kept jobs and begin the list anew; without it, go on where the last run
-    /// stopped
+    /// stopped (a list that was done to its end is begun anew in any case)
     #[arg(long, help_heading = "Jobs")]
     fresh: bool,
 

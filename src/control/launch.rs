@@ -7,7 +7,7 @@ use crate::config::{self, Config, Shutdown, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
-use crate::flow::format::Recording;
+use crate::flow::format::{Failures, Recording};
 use crate::flow::prepare::{self, Outputs};
 use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
@@ -268,6 +268,19 @@ impl Launch {
         format!("{list}{}, results to {output}", kinds.join(", "))
     }
 
+    /// Where jobs are recorded that have failed for good.
+    pub(crate) fn failures(&self) -> String {
+        let Config { output, dead_letters, .. } = &self.config;
+        let own_type = !self.kinds.iter().any(|kind| is_ours(&kind.task));
+        match (Recording::of(&self.config, own_type).failures, dead_letters) {
+            (Failures::DeadLetters, Some(file)) => format!("they are in {}", file.display()),
+            (Failures::Output, _) => {
+                format!("their results in {} have \"ok\": false", output.file.display())
+            }
+            _ => "lines above name them".into(),
+        }
+    }
+
     /// One line about how it stands.
     pub(crate) fn status(&self) -> String {
         match self.balance() {
@@ -388,7 +401,7 @@ impl Launch {
         self.restrict(Role::Worker)?;
         process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         let (kind, _) = self.kind(lane);
-        let own_type = !matches!(kind.task, Task::Command | Task::Coprocess(None));
+        let own_type = !is_ours(&kind.task);
         let settings = Settings {
             name: self.worker_name(lane),
             lane,
@@ -465,6 +478,11 @@ fn origin(jobs: &config::Jobs) -> String {
         config::Jobs::Directory(directory) => directory.path.display().to_string(),
         config::Jobs::Own(own) => own.name.clone(),
     }
+}
+
+/// Are its records results as procsig itself makes them?
+fn is_ours(task: &Task) -> bool {
+    matches!(task, Task::Command | Task::Coprocess(None))
 }
 
 type Orders = ipc_channel::ipc::IpcReceiver<child::Order>;

@@ -412,7 +412,8 @@ impl Supervisor<'_> {
             Notice::GivingUp(child) => {
                 let words = self.last_words.as_ref().map(|(_, words)| words.clone());
                 log::error!(
-                    "{} died too often; stopping: {}",
+                    "{} died too often; stopping: {}; start it again to go on, or allow more by \
+                     [restart] max",
                     self.launch.name(child),
                     words.as_deref().unwrap_or("no cause known")
                 );

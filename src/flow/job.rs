@@ -262,7 +262,8 @@ impl<'a> Failure<'a> {
             Failures::Log => Err(JobError::new("")),
         };
         if staged.is_err() {
-            log::warn!("job {seq} has failed (attempt {attempt}): {error}");
+            let text: String = String::from_utf8_lossy(self.job).chars().take(80).collect();
+            log::warn!("job {seq} ({text}) has failed (attempt {attempt}): {error}");
         }
     }
 }

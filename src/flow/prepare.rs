@@ -9,7 +9,7 @@ use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
 use super::queue::repair::{give_up_damaged, repair};
 use super::queue::settle::Orphan;
-use super::queue::spool::Spool;
+use super::queue::spool::{Spool, directory_of};
 use super::rebuild::{Plan, rebuild};
 use super::sink::file::FileSink;
 use super::sink::{Batch, Position, Sink, Sinks};
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, spawn};
 use std::os::fd::RawFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -270,12 +270,18 @@ fn geometry(config: &Config) -> Result<Geometry, Error> {
     Ok(geometry)
 }
 
+/// One name of a file, however it was written: `a/../b` and `b` are the same pipeline's.
+fn one_name(path: &Path) -> PathBuf {
+    let folder = directory_of(path).canonicalize();
+    match (folder, path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+    }
+}
+
 /// Of job source, kinds of workers with what they run, and output: whose work is in a spool.
 fn fingerprint(config: &Config) -> u64 {
-    let absolute = |path: &Path| {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        path.as_os_str().as_bytes().to_vec()
-    };
+    let absolute = |path: &Path| one_name(path).into_os_string().into_vec();
     let mut parts: Vec<Vec<u8>> = vec![absolute(&config.output.file)];
     parts.push(match &config.output.format {
         Format::JsonLines => vec![b'\n'],

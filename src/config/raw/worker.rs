@@ -114,9 +114,14 @@ impl Resolver<'_> {
         match given.iter().filter(|given| **given).count() {
             1 => {}
             0 => {
-                let message = "it does nothing with a job: add command = [\"PROGRAM\", \"{}\"], or \
-                               coprocess = [\"PROGRAM\"], which is started once and kept";
-                self.mistake(&kind_origin(name), message);
+                let function = self.known.functions.first();
+                let function = function.map(|it| format!("function = {:?}, or ", it.name));
+                let message = format!(
+                    "it does nothing with a job: add {}command = [\"PROGRAM\", \"{{}}\"], or \
+                     coprocess = [\"PROGRAM\"], which is started once and kept",
+                    function.unwrap_or_default()
+                );
+                self.mistake(&kind_origin(name), &message);
             }
             _ => {
                 let message = "only one of command, function and coprocess is allowed: that is what \

@@ -60,6 +60,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 ///     fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
 ///         let mut file = File::options().create(true).append(true).open("totals.txt")?;
 ///         if let Some(position) = opening.position {
+///             if file.metadata()?.len() < position {
+///                 return Err(SinkError::new("totals.txt is not the file that was written to"));
+///             }
 ///             file.set_len(position)?;
 ///         }
 ///         let position = file.seek(SeekFrom::End(0))?;
@@ -236,9 +239,17 @@ impl Transport {
             out.push(self as u8);
             self.decode::<T>(&out[start..]).map(|_| ()).map_err(|error| {
                 let name = std::any::type_name::<T>();
-                JobError::new(format_args!("a {name} can't be read back: {error}"))
+                JobError::new(format_args!("a {name} can't be read back: {error}{}", self.advice()))
             })
         })
+    }
+
+    /// What to do about a type that it can't hold.
+    fn advice(self) -> &'static str {
+        match self {
+            Transport::Json => "",
+            _ => "; let it travel as JSON, by sink::own(..).json()",
+        }
     }
 
     fn decode<T: DeserializeOwned>(self, record: &[u8]) -> Result<T, String> {

@@ -176,6 +176,9 @@ impl<'a> Source<'a> {
                 name(&self.list.lines).display()
             );
         }
+        if position.round > 0 && position.complete && self.list.every.is_none() {
+            log::info!("the list was done to its end before; it is begun anew");
+        }
         self.out.begin_round();
         reader.begin();
         Ok(Some(reader))
