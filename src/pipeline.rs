@@ -362,7 +362,7 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     if is_finite(launch, &balance) && balance.jobs_failed_of_list > 0 {
         exit = exit.worst(ExitCode::JobsFailed);
         log::warn!(
-            "{} jobs have failed for good: {}",
+            "jobs that have failed for good: {}; {}",
             balance.jobs_failed_of_list,
             launch.failures()
         );
