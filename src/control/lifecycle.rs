@@ -17,6 +17,7 @@
 
 mod shutdown;
 mod terms;
+mod time;
 
 pub(crate) use terms::{Action, Ended, Event, Limits, Notice, Reason};
 
@@ -185,37 +186,6 @@ impl Lifecycle {
         (self, actions)
     }
 
-    /// When time alone is the next event; `None`: never.
-    pub(crate) fn next_alarm(&self) -> Option<Duration> {
-        let children = self.children().filter_map(|(child, status)| match status {
-            Status::Starting { since } => Some(since + START_LIMIT),
-            // While a stop is under way only the buffer is started again, and at once.
-            Status::Pausing { until } => {
-                (self.stopping.is_none() || child == Child::Buffer).then_some(until)
-            }
-            Status::Running
-            | Status::Finishing
-            | Status::Overdue
-            | Status::Killed
-            | Status::TooSlow
-            | Status::Gone => None,
-        });
-        let stopping = self.stopping.iter().flat_map(|stopping| {
-            let workers = self.workers_left() > 0 && !self.workers_killed();
-            [
-                (self.phase == Phase::AwaitSource).then_some(stopping.quiet_until),
-                workers.then_some(stopping.kill_workers_at),
-                (!self.all_killed()).then_some(stopping.kill_all_at),
-                Some(stopping.kill_all_at + ABANDON_AFTER),
-                Some(stopping.say_at),
-            ]
-        });
-        if self.phase == Phase::Done {
-            return None;
-        }
-        children.chain(stopping.flatten()).min()
-    }
-
     /// Is there nothing left to wait for?
     pub(crate) fn is_done(&self) -> bool {
         self.phase == Phase::Done
@@ -354,75 +324,7 @@ impl Lifecycle {
         self.actions.push(Action::Say(Notice::Restarting(child, pause)));
     }
 
-    // What time does.
-
-    /// A main that was stopped itself, or had no processor, condemns nobody for it. What was due
-    /// meanwhile is due a little later, so that first it hears who has ended while it was away.
-    fn forgive_own_absence(&mut self, now: Duration) {
-        let late = match self.next_alarm() {
-            Some(alarm) => now.saturating_sub(alarm),
-            None => return,
-        };
-        if late <= LATE {
-            return;
-        }
-        let late = late + HEARING;
-        if let Some(stopping) = &mut self.stopping {
-            stopping.quiet_until += late;
-            stopping.kill_workers_at += late;
-            stopping.kill_all_at += late;
-            stopping.say_at += late;
-        }
-        let children = self.workers.iter_mut().chain([&mut self.source, &mut self.buffer]);
-        for status in children {
-            if let Status::Starting { since } = status {
-                *since += late;
-            }
-        }
-    }
-
-    fn look_at_the_clock(&mut self, now: Duration) {
-        let slow: Vec<Child> = self
-            .children()
-            .filter(|(_, status)| {
-                matches!(status, Status::Starting { since } if *since + START_LIMIT <= now)
-            })
-            .map(|(child, _)| child)
-            .collect();
-        for child in slow {
-            self.actions.push(Action::Say(Notice::StartTooSlow(child)));
-            self.actions.push(Action::Kill(child));
-            *self.status(child) = Status::TooSlow;
-        }
-        let Some(stopping) = self.stopping else { return };
-        if self.phase == Phase::AwaitSource && stopping.quiet_until <= now {
-            if self.source.is_at_large() {
-                self.actions.push(Action::Say(Notice::KillingSource));
-            }
-            self.kill(Child::Source);
-            self.stop_workers();
-        }
-        if stopping.kill_workers_at <= now && !self.workers_killed() {
-            self.kill_workers();
-        }
-        if stopping.kill_all_at <= now {
-            self.kill_all();
-        }
-        if stopping.say_at <= now && self.phase != Phase::Done {
-            let left = stopping.kill_all_at.saturating_sub(now);
-            self.actions.push(Action::Say(Notice::Waiting { left }));
-            if let Some(stopping) = &mut self.stopping {
-                stopping.say_at = now + PROGRESS_EVERY;
-            }
-        }
-        if stopping.kill_all_at + ABANDON_AFTER <= now && self.phase != Phase::Done {
-            let left = self.alive().count();
-            if left > 0 {
-                self.actions.push(Action::Say(Notice::Abandoned(left)));
-            }
-            self.finish();
-        }
-    }
+    // What follows.
 
     /// Whatever follows from where everyone stands now.
     fn go_on(&mut self, now: Duration) {

@@ -4,20 +4,26 @@
 //! It waits for one thing: a message on, or the closing of, a channel, until the next alarm; for
 //! ever if there is none. It never ticks.
 
+mod inbox;
+mod say;
+mod words;
+
+pub(crate) use inbox::Inbox;
+
 use super::child::{Link, Order, Report};
 use super::launch::Launch;
-use super::lifecycle::{Action, Ended, Event, Lifecycle, Notice, REPEAT_AFTER, Reason};
+use super::lifecycle::{Action, Ended, Event, Lifecycle, REPEAT_AFTER};
 use super::role::Child;
-use super::signal::{Asked, Installed, channel};
+use super::signal::{Asked, channel};
 use crate::error::{Error, ExitCode};
-use crate::sys::{clock, descriptor, fork, proc_fs, process};
-use ipc_channel::TrySelectError;
-use ipc_channel::ipc::{IpcReceiverSet, IpcSelectionResult, IpcSender};
+use crate::sys::{clock, fork, proc_fs, process};
+use ipc_channel::ipc::{IpcSelectionResult, IpcSender};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
 use std::time::Duration;
+use words::Words;
 
 /// How often what is left behind is looked for before it is given up: each look kills one
 /// generation of it.
@@ -35,41 +41,6 @@ pub(crate) struct Verdict {
     pub failure: Option<(ExitCode, Option<String>)>,
     /// When the stop began.
     pub stop_began: Duration,
-}
-
-/// Where signals arrive. Lives as long as the process: handlers can be set only once.
-pub(crate) struct Inbox {
-    set: IpcReceiverSet,
-    asked: u64,
-    /// Of the set and of the signals' channel.
-    descriptors: Vec<RawFd>,
-}
-
-impl Inbox {
-    /// # Errors
-    /// If the signals can't be taken over.
-    pub(crate) fn open(installed: Installed) -> Result<Inbox, Error> {
-        let fail = || Error::system("can't wait for events");
-        let (first, second) = descriptor::next_two(std::io::stderr()).map_err(fail())?;
-        let mut set = IpcReceiverSet::new().map_err(fail())?;
-        let asked = set.add(installed.events).map_err(fail())?;
-        // How many the set has of its own is its affair.
-        let mut descriptors = vec![first, second];
-        descriptors.retain(|number| descriptor::is_open(*number));
-        descriptors.extend(installed.descriptors);
-        Ok(Inbox { set, asked, descriptors })
-    }
-
-    /// Waits for something to happen, until `until` at most.
-    fn wait(&mut self, until: Option<Duration>) -> Result<Vec<IpcSelectionResult>, Error> {
-        let fail = || Error::system("can't wait for events");
-        let Some(until) = until else { return self.set.select().map_err(fail()) };
-        match self.set.try_select_timeout(until.saturating_sub(clock::now())) {
-            Ok(results) => Ok(results),
-            Err(TrySelectError::Empty) => Ok(Vec::new()),
-            Err(TrySelectError::IoError(error)) => Err(fail()(error)),
-        }
-    }
 }
 
 /// A child's process, and main's end of its orders.
@@ -94,11 +65,7 @@ struct Supervisor<'a> {
     descriptors: u64,
     main: Pid,
     stop_began: Option<Duration>,
-    /// Who died last, and of what; or what it had said itself.
-    last_words: Option<(Child, String)>,
-    /// Why the pipeline has failed: what was said first by who could not go on, or the last words of
-    /// who died too often.
-    cause: Option<String>,
+    words: Words,
     /// Everything was killed: at the deadline, or by a third signal.
     all_killed: bool,
     terminal: bool,
@@ -121,8 +88,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         descriptors,
         main,
         stop_began: None,
-        last_words: None,
-        cause: None,
+        words: Words::default(),
         all_killed: false,
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
@@ -143,13 +109,12 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         }
         happened = next;
     }
-    let last_words = supervisor.last_words.take().map(|(_, words)| words);
-    let cause = supervisor.cause.take().or(last_words);
+    let words = std::mem::take(&mut supervisor.words);
     supervisor.acknowledge()?;
     supervisor.sweep();
     Ok(Verdict {
         killed: lifecycle.has_killed(),
-        failure: lifecycle.failure().map(|code| (code, cause)),
+        failure: lifecycle.failure().map(|code| (code, words.cause())),
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
 }
@@ -215,13 +180,13 @@ impl Supervisor<'_> {
                         }
                         Report::Failed { code, message } => {
                             let words = words(message);
-                            self.cause.get_or_insert(words.clone());
-                            self.last_words = Some((child, words));
+                            self.words.failed(child, words);
                             let code = ExitCode::from_code(code.into());
                             events.push(Event::Failed(child, code));
                         }
                         Report::Dying { message } => {
-                            self.last_words = Some((child, words(message)));
+                            let words = words(message);
+                            self.words.said(child, words);
                         }
                     }
                 }
@@ -263,10 +228,7 @@ impl Supervisor<'_> {
         if !clean {
             let last_words = format!("{} (pid {pid}) has died: {how}", self.launch.name(child));
             log::warn!("{last_words}");
-            // What it has said itself tells more.
-            if self.last_words.as_ref().is_none_or(|(who, _)| *who != child) {
-                self.last_words = Some((child, last_words));
-            }
+            self.words.died(child, last_words);
         }
         // During a stop all of it is swept at the end.
         if matches!(child, Child::Worker(_)) && (!clean || self.stop_began.is_none()) {
@@ -298,7 +260,7 @@ impl Supervisor<'_> {
                 Action::Start(child) => {
                     if let Err(error) = self.start(child) {
                         log::error!("can't start {}: {error}", self.launch.name(child));
-                        self.last_words = Some((child, error.to_string()));
+                        self.words.said(child, error.to_string());
                         events.push(Event::NotStarted(child));
                     }
                 }
@@ -343,8 +305,7 @@ impl Supervisor<'_> {
         if matches!(child, Child::Worker(_)) {
             self.sessions.insert(pid.as_raw());
         }
-        // What the process before it has said, or died of, is not this one's.
-        self.last_words.take_if(|(who, _)| *who == child);
+        self.words.started(child);
         self.by_pid.insert(pid, child);
         self.handles.insert(child, Handle { pid, orders, descriptor: orders_descriptor });
         log::debug!("started {} as {pid}", self.launch.name(child));
@@ -364,87 +325,6 @@ impl Supervisor<'_> {
         if let Err(error) = process::send(handle.pid, Signal::SIGKILL) {
             log::error!("can't kill {} (pid {}): {error}", self.launch.name(child), handle.pid);
         }
-    }
-
-    fn say(&mut self, notice: Notice, lifecycle: &Lifecycle) {
-        match notice {
-            Notice::StopRequested(reason) => {
-                self.stop_began = Some(clock::now());
-                self.launch.begin_stop();
-                let reason = match reason {
-                    Reason::Signal => "signal",
-                    Reason::Finished => "finished",
-                    Reason::Failure => "failure",
-                };
-                log::info!("stop requested: {reason}");
-            }
-            Notice::StoppingSource => log::info!("stopping source"),
-            Notice::StoppingWorkers(count) => log::info!("stopping workers ({count})"),
-            Notice::StoppingBuffer => log::info!("stopping buffer"),
-            Notice::Waiting { left } => log::info!(
-                "waiting for {}; {:.1} s left",
-                self.list(lifecycle.alive()),
-                left.as_secs_f64()
-            ),
-            Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
-            Notice::KillingWorkers(count) => log::warn!(
-                "killing workers ({count}): {}; their jobs stay in the spool",
-                self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
-            ),
-            Notice::KillingAll(count) => {
-                self.all_killed = true;
-                log::error!(
-                    "killing what is left ({count}): {}; the spool keeps the rest",
-                    self.list(lifecycle.alive())
-                );
-            }
-            Notice::Restarting(child, pause) => log::warn!(
-                "starting {} again in {:.1} s",
-                self.launch.name(child),
-                pause.as_secs_f64()
-            ),
-            Notice::Replacing(child) => {
-                log::info!("starting {} again: a job has timed out", self.launch.name(child));
-            }
-            Notice::StartTooSlow(child) => {
-                log::error!("{} does not get ready; killing it", self.launch.name(child));
-            }
-            Notice::GivingUp(child) => {
-                let words = self.last_words.as_ref().map(|(_, words)| words.clone());
-                log::error!(
-                    "{} died too often; stopping: {}; start it again to go on, or allow more by \
-                     [restart] max",
-                    self.launch.name(child),
-                    words.as_deref().unwrap_or("no cause known")
-                );
-                self.cause = self.cause.take().or(words);
-            }
-            Notice::Abandoned(count) => {
-                log::error!("{count} processes could not even be killed; leaving them behind");
-            }
-        }
-    }
-
-    /// Names a few of the children.
-    fn list(&self, children: impl Iterator<Item = Child>) -> String {
-        const NAMED: usize = 8;
-        let all: Vec<Child> = children.collect();
-        let mut names: Vec<String> = all
-            .iter()
-            .take(NAMED)
-            .map(|child| match self.handles.get(child) {
-                Some(handle) => format!("{} (pid {})", self.launch.name(*child), handle.pid),
-                None => self.launch.name(*child),
-            })
-            .collect();
-        if all.len() > NAMED {
-            names.push(format!("and {} more", all.len() - NAMED));
-        }
-        names.join(", ")
-    }
-
-    fn say_status(&self) {
-        log::info!("{}; children: {}", self.launch.status(), self.handles.len());
     }
 
     /// Jobs that were finished after the source had gone are acknowledged by one more source, in what is

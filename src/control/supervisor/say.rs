@@ -1,0 +1,83 @@
+//! What the log is told.
+
+use super::Supervisor;
+use crate::control::lifecycle::{Lifecycle, Notice, Reason};
+use crate::control::role::Child;
+use crate::sys::clock;
+
+impl Supervisor<'_> {
+    pub(super) fn say(&mut self, notice: Notice, lifecycle: &Lifecycle) {
+        match notice {
+            Notice::StopRequested(reason) => {
+                self.stop_began = Some(clock::now());
+                self.launch.begin_stop();
+                let reason = match reason {
+                    Reason::Signal => "signal",
+                    Reason::Finished => "finished",
+                    Reason::Failure => "failure",
+                };
+                log::info!("stop requested: {reason}");
+            }
+            Notice::StoppingSource => log::info!("stopping source"),
+            Notice::StoppingWorkers(count) => log::info!("stopping workers ({count})"),
+            Notice::StoppingBuffer => log::info!("stopping buffer"),
+            Notice::Waiting { left } => log::info!(
+                "waiting for {}; {:.1} s left",
+                self.list(lifecycle.alive()),
+                left.as_secs_f64()
+            ),
+            Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
+            Notice::KillingWorkers(count) => log::warn!(
+                "killing workers ({count}): {}; their jobs stay in the spool",
+                self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
+            ),
+            Notice::KillingAll(count) => {
+                self.all_killed = true;
+                log::error!(
+                    "killing what is left ({count}): {}; the spool keeps the rest",
+                    self.list(lifecycle.alive())
+                );
+            }
+            Notice::Restarting(child, pause) => log::warn!(
+                "starting {} again in {:.1} s",
+                self.launch.name(child),
+                pause.as_secs_f64()
+            ),
+            Notice::Replacing(child) => {
+                log::info!("starting {} again: a job has timed out", self.launch.name(child));
+            }
+            Notice::StartTooSlow(child) => {
+                log::error!("{} does not get ready; killing it", self.launch.name(child));
+            }
+            Notice::GivingUp(child) => {
+                let words = self.words.given_up().unwrap_or("no cause known");
+                log::error!("{} died too often; stopping: {words}", self.launch.name(child));
+            }
+            Notice::Abandoned(count) => {
+                log::error!("{count} processes could not even be killed; leaving them behind");
+            }
+        }
+    }
+
+    /// Names a few of the children.
+    fn list(&self, children: impl Iterator<Item = Child>) -> String {
+        const NAMED: usize = 8;
+        let all: Vec<Child> = children.collect();
+        let mut names: Vec<String> = all
+            .iter()
+            .take(NAMED)
+            .map(|child| match self.handles.get(child) {
+                Some(handle) => format!("{} (pid {})", self.launch.name(*child), handle.pid),
+                None => self.launch.name(*child),
+            })
+            .collect();
+        if all.len() > NAMED {
+            names.push(format!("and {} more", all.len() - NAMED));
+        }
+        names.join(", ")
+    }
+
+    pub(super) fn say_status(&self) {
+        log::info!("{}; children: {}", self.launch.status(), self.handles.len());
+    }
+}
