@@ -164,7 +164,7 @@ impl Launch {
     }
 
     /// Does the source have to hear of each job before its slot is freed?
-    fn is_acknowledged(&self) -> bool {
+    pub(crate) fn is_acknowledged(&self) -> bool {
         self.own.as_ref().is_some_and(|source| source.borrow().acknowledges())
     }
 
@@ -174,10 +174,10 @@ impl Launch {
     }
 
     /// Is one more source needed, that acknowledges what was committed at the stop? From now on a
-    /// source does nothing else.
+    /// source does nothing else. To be asked when no child is left.
     pub(crate) fn acknowledges_at_last(&self) -> bool {
         self.stopped.set(true);
-        self.is_acknowledged() && own::has_unacknowledged(&self.spool, self.is_synced())
+        own::has_unacknowledged(&self.spool, self.is_synced())
     }
 
     pub(crate) fn workers(&self) -> u16 {

@@ -8,8 +8,13 @@
 //! - Nothing is killed before its time: the source one second after it was told to stop, workers
 //!   at `deadline - flush_reserve`, the buffer at `deadline`, or at a second and third signal; a
 //!   child that does not get ready, at its start-up limit.
-//! - Every stop ends by its deadline, and what can't even be killed is left behind one second
-//!   later.
+//! - When the buffer is gone, and with it all else, one more source is started to acknowledge what
+//!   was committed at the stop, if sources do that; not after the deadline or a third signal. It is
+//!   started once, and killed at the deadline, but not before it had a second, or at a further
+//!   signal. However it ends, the next start does what it has not done: it is no reason for
+//!   anything.
+//! - Every stop ends by its deadline, or by the end of that second, and what can't even be killed is
+//!   left behind one second later.
 //! - Dead workers and sources are started again only while no stop is under way; a dead buffer is
 //!   started once more during a stop, to flush.
 //! - A worker that has ended itself for a job that has timed out is started again at once, and no
@@ -19,7 +24,7 @@ mod shutdown;
 mod terms;
 mod time;
 
-pub(crate) use terms::{Action, Ended, Event, Limits, Notice, Reason};
+pub(crate) use terms::{Action, Ended, Event, Limits, Members, Notice, Reason};
 
 use super::role::Child;
 use crate::error::ExitCode;
@@ -31,7 +36,7 @@ const QUIET_LIMIT: Duration = Duration::from_secs(1);
 /// How long a child may take from its start until it is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// A signal sooner than this after the last one is the same request, delivered twice.
-pub(super) const REPEAT_AFTER: Duration = Duration::from_millis(300);
+const REPEAT_AFTER: Duration = Duration::from_millis(300);
 /// The first begins a stop, the second kills the workers, the third everything.
 const SIGNALS_MAX: u8 = 3;
 /// How often a stop under way says who is waited for.
@@ -40,6 +45,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(1);
 /// How long after such an absence nobody is killed.
 const HEARING: Duration = Duration::from_secs(1);
+/// How long the last source may take at least, to acknowledge.
+const ACKNOWLEDGE_LEAST: Duration = Duration::from_secs(1);
 /// How long a killed process may take to be gone before it is left behind.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
 /// The first pause before a dead child is started again; doubled with each further death.
@@ -58,6 +65,9 @@ enum Phase {
     AwaitWorkers,
     /// The buffer's end.
     AwaitBuffer,
+    /// The end of one more source, which acknowledges what was committed at the stop. Nobody else
+    /// is left.
+    AwaitAcknowledgement,
     /// Nothing.
     Done,
 }
@@ -124,6 +134,8 @@ struct Stopping {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Lifecycle {
     limits: Limits,
+    /// In the end one more source is to acknowledge.
+    acknowledges: bool,
     phase: Phase,
     source: Status,
     workers: Vec<Status>,
@@ -142,10 +154,10 @@ impl Lifecycle {
     /// finds those that it hands its work to.
     pub(crate) fn begin(
         limits: Limits,
-        source: bool,
-        workers: u16,
+        members: Members,
         now: Duration,
     ) -> (Lifecycle, Vec<Action>) {
+        let Members { source, acknowledges, workers } = members;
         let starting = Status::Starting { since: now };
         let mut actions = vec![Action::Start(Child::Buffer)];
         actions.extend((0..workers).map(|lane| Action::Start(Child::Worker(lane))));
@@ -154,6 +166,7 @@ impl Lifecycle {
         }
         let lifecycle = Lifecycle {
             limits,
+            acknowledges,
             phase: Phase::Running,
             source: if source { starting } else { Status::Gone },
             workers: vec![starting; workers.into()],
@@ -177,6 +190,7 @@ impl Lifecycle {
             Event::Failed(child, code) => self.failing(child, code, now),
             Event::Overdue(child) => self.overdue(child),
             Event::NotStarted(child) => self.ended(child, Ended::Crashed, now),
+            Event::NothingToAcknowledge => self.ended(Child::Source, Ended::Clean, now),
             Event::Reaped(child, how) => self.ended(child, how, now),
             Event::Time => {}
         }
@@ -227,7 +241,8 @@ impl Lifecycle {
             stopping.kill_workers_at = stopping.kill_workers_at.min(now);
             stopping.quiet_until = stopping.quiet_until.min(now);
         }
-        if stopping.signals == SIGNALS_MAX {
+        // To kill the last source does no harm, so any signal does it.
+        if stopping.signals == SIGNALS_MAX || self.phase == Phase::AwaitAcknowledgement {
             stopping.kill_all_at = stopping.kill_all_at.min(now);
         }
     }
@@ -258,6 +273,10 @@ impl Lifecycle {
     fn failing(&mut self, child: Child, code: ExitCode, now: Duration) {
         // From now on not the start limit counts, but the stop's.
         self.ready(child);
+        if self.phase == Phase::AwaitAcknowledgement {
+            // The pipeline has done its work, whatever becomes of this.
+            return;
+        }
         self.fail(code);
         if self.stopping.is_none() {
             self.begin_stop(Reason::Failure, now);
@@ -290,7 +309,7 @@ impl Lifecycle {
                     self.fail(ExitCode::Failure);
                 }
             }
-            // What it had in hand is in the spool.
+            // What it had in hand, or had yet to acknowledge, is in the spool.
             (Some(_), Child::Source | Child::Worker(_)) => {}
         }
     }
@@ -354,6 +373,9 @@ impl Lifecycle {
         }
         let gone = !self.buffer.is_alive() && !self.source.is_alive();
         if self.phase == Phase::AwaitBuffer && gone {
+            return self.acknowledge_or_finish(now);
+        }
+        if self.phase == Phase::AwaitAcknowledgement && gone {
             self.finish();
         }
     }

@@ -12,7 +12,7 @@ pub(crate) use inbox::Inbox;
 
 use super::child::{Link, Order, Report};
 use super::launch::Launch;
-use super::lifecycle::{Action, Ended, Event, Lifecycle, REPEAT_AFTER};
+use super::lifecycle::{Action, Ended, Event, Lifecycle, Members};
 use super::role::Child;
 use super::signal::{Asked, channel};
 use crate::error::{Error, ExitCode};
@@ -28,9 +28,6 @@ use words::Words;
 /// How often what is left behind is looked for before it is given up: each look kills one
 /// generation of it.
 const SWEEPS_MAX: usize = 20;
-
-/// How long the last source may take at least, to acknowledge.
-const ACKNOWLEDGE_LEAST: Duration = Duration::from_secs(1);
 
 /// What supervision came to.
 #[derive(Debug)]
@@ -66,8 +63,6 @@ struct Supervisor<'a> {
     main: Pid,
     stop_began: Option<Duration>,
     words: Words,
-    /// Everything was killed: at the deadline, or by a third signal.
-    all_killed: bool,
     terminal: bool,
 }
 
@@ -89,13 +84,15 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         main,
         stop_began: None,
         words: Words::default(),
-        all_killed: false,
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
     log::info!("starting: {}", launch.describe());
-    let (limits, workers) = (launch.limits(), launch.workers());
-    let (mut lifecycle, actions) =
-        Lifecycle::begin(limits, launch.has_source(), workers, clock::now());
+    let members = Members {
+        source: launch.has_source(),
+        acknowledges: launch.is_acknowledged(),
+        workers: launch.workers(),
+    };
+    let (mut lifecycle, actions) = Lifecycle::begin(launch.limits(), members, clock::now());
     let mut happened = supervisor.perform(actions, &lifecycle);
     while !lifecycle.is_done() {
         if happened.is_empty() {
@@ -109,12 +106,10 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         }
         happened = next;
     }
-    let words = std::mem::take(&mut supervisor.words);
-    supervisor.acknowledge()?;
     supervisor.sweep();
     Ok(Verdict {
         killed: lifecycle.has_killed(),
-        failure: lifecycle.failure().map(|code| (code, words.cause())),
+        failure: lifecycle.failure().map(|code| (code, supervisor.words.cause())),
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
 }
@@ -264,6 +259,7 @@ impl Supervisor<'_> {
                         events.push(Event::NotStarted(child));
                     }
                 }
+                Action::Acknowledge => events.extend(self.start_last_source()),
                 Action::Stop(child) => self.tell_to_stop(child),
                 Action::ContinueAll => {
                     for handle in self.handles.values() {
@@ -312,6 +308,20 @@ impl Supervisor<'_> {
         Ok(())
     }
 
+    /// Jobs that were finished after the source had gone are acknowledged by one more source.
+    /// Whatever becomes of it, the next start does what it has not done.
+    fn start_last_source(&mut self) -> Option<Event> {
+        // What the pipeline has failed of, if it has, was said before.
+        self.words.close();
+        if !self.launch.acknowledges_at_last() {
+            return Some(Event::NothingToAcknowledge);
+        }
+        log::info!("starting source once more, to acknowledge what was written at the stop");
+        let error = self.start(Child::Source).err()?;
+        log::warn!("can't start source: {error}; the next start acknowledges the rest");
+        Some(Event::NotStarted(Child::Source))
+    }
+
     fn tell_to_stop(&self, child: Child) {
         let Some(handle) = self.handles.get(&child) else { return };
         let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
@@ -325,45 +335,6 @@ impl Supervisor<'_> {
         if let Err(error) = process::send(handle.pid, Signal::SIGKILL) {
             log::error!("can't kill {} (pid {}): {error}", self.launch.name(child), handle.pid);
         }
-    }
-
-    /// Jobs that were finished after the source had gone are acknowledged by one more source, in what is
-    /// left of the deadline. Whatever becomes of it, the next start does what it has not done.
-    fn acknowledge(&mut self) -> Result<(), Error> {
-        // Whoever could not be killed may still be at work; and all that was killed means haste.
-        let in_peace = self.handles.is_empty() && !self.all_killed;
-        if !in_peace || !self.launch.acknowledges_at_last() {
-            return Ok(());
-        }
-        log::info!("starting source once more, to acknowledge what was written at the stop");
-        if let Err(error) = self.start(Child::Source) {
-            log::warn!("can't start source: {error}; the next start acknowledges the rest");
-            return Ok(());
-        }
-        let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
-        let mut until = deadline.max(clock::now() + ACKNOWLEDGE_LEAST);
-        let repeats_until = self.stop_began.unwrap_or_default() + REPEAT_AFTER;
-        let mut killed = false;
-        while self.handles.contains_key(&Child::Source) {
-            let results = self.inbox.wait(Some(until))?;
-            let mut events = Vec::new();
-            self.read(results, &mut events, &mut false);
-            self.reap();
-            let now = clock::now();
-            // Not the first signal, delivered twice.
-            let hurry =
-                now >= repeats_until && events.iter().any(|event| matches!(event, Event::Signal));
-            if now >= until && killed {
-                log::error!("source could not even be killed; leaving it behind");
-                break;
-            }
-            if (hurry || now >= until) && !killed && self.handles.contains_key(&Child::Source) {
-                log::warn!("killing source; the next start acknowledges the rest");
-                self.kill(Child::Source);
-                (killed, until) = (true, now + ACKNOWLEDGE_LEAST);
-            }
-        }
-        Ok(())
     }
 
     /// Ends what jobs have left behind. As a subreaper main is the parent of all of it by now.

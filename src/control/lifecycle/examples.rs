@@ -26,11 +26,20 @@ impl Story {
     }
 
     fn begin_with(limits: Limits, source: bool) -> Story {
+        Story::begin_as(limits, members(source))
+    }
+
+    /// As if sources acknowledged.
+    fn begin_acknowledging() -> Story {
+        Story::begin_as(LIMITS, Members { acknowledges: true, ..members(true) })
+    }
+
+    fn begin_as(limits: Limits, members: Members) -> Story {
         let now = Duration::from_secs(100);
-        let (machine, actions) = Lifecycle::begin(limits, source, 2, now);
+        let (machine, actions) = Lifecycle::begin(limits, members, now);
         assert_eq!(actions.first(), Some(&Action::Start(BUFFER)), "the buffer comes first");
         let mut story = Story { machine, now };
-        for child in [BUFFER, FIRST, SECOND].into_iter().chain(source.then_some(SOURCE)) {
+        for child in [BUFFER, FIRST, SECOND].into_iter().chain(members.source.then_some(SOURCE)) {
             assert_eq!(story.then(Event::Ready(child)), []);
         }
         story
@@ -60,6 +69,10 @@ impl Story {
         }
         panic!("time passes, and nothing is ever done");
     }
+}
+
+fn members(source: bool) -> Members {
+    Members { source, acknowledges: false, workers: 2 }
 }
 
 fn ended(child: Child) -> Event {
@@ -153,6 +166,103 @@ fn a_third_signal_kills_everything_and_more_change_nothing() {
         assert_eq!(story.after(300, Event::Signal), []);
     }
     assert_eq!(story.after(100, Event::Signal), [Action::Finish], "a second after the third");
+}
+
+/// Everything has been told to stop, and is gone but the buffer.
+fn almost_stopped() -> Story {
+    let mut story = Story::begin_acknowledging();
+    story.then(Event::Signal);
+    for child in [SOURCE, FIRST, SECOND] {
+        story.then(ended(child));
+    }
+    story
+}
+
+#[test]
+fn one_more_source_acknowledges_when_the_buffer_is_gone_and_then_it_is_over() {
+    let mut story = almost_stopped();
+    assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
+    assert_eq!(story.then(Event::Ready(SOURCE)), []);
+    assert_eq!(story.then(ended(SOURCE)), [Action::Finish]);
+    assert!(story.machine.failure().is_none() && !story.machine.has_killed());
+}
+
+#[test]
+fn it_is_over_as_well_if_there_is_nothing_to_acknowledge_or_no_source_can_be_started() {
+    for event in [Event::NothingToAcknowledge, Event::NotStarted(SOURCE)] {
+        let mut story = almost_stopped();
+        assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
+        assert_eq!(story.then(event), [Action::Finish]);
+        assert!(story.machine.failure().is_none() && !story.machine.has_killed());
+    }
+}
+
+#[test]
+fn whatever_becomes_of_the_last_source_is_no_failure_and_it_is_not_started_again() {
+    let mut story = almost_stopped();
+    story.then(ended(BUFFER));
+    assert_eq!(story.then(Event::Failed(SOURCE, ExitCode::Io)), []);
+    assert_eq!(story.then(died(SOURCE)), [Action::Finish]);
+    assert!(story.machine.failure().is_none() && !story.machine.has_killed());
+}
+
+#[test]
+fn the_last_source_has_what_is_left_of_the_deadline() {
+    let mut story = almost_stopped();
+    let began = story.now;
+    story.after(2000, Event::Time);
+    assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
+    assert_eq!(story.until_something(), [Action::Kill(SOURCE)]);
+    assert_eq!(story.now, began + Duration::from_secs(8));
+    assert_eq!(story.then(died(SOURCE)), [Action::Finish]);
+    assert!(story.machine.failure().is_none() && !story.machine.has_killed());
+}
+
+#[test]
+fn the_last_source_has_a_second_at_least_and_is_left_behind_after_another() {
+    let mut story = almost_stopped();
+    for _ in 0..7 {
+        assert_eq!(story.after(1000, Event::Time), []);
+    }
+    assert_eq!(story.after(999, ended(BUFFER)), [Action::Acknowledge]);
+    assert_eq!(story.after(999, Event::Time), []);
+    assert_eq!(story.after(1, Event::Time), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(999, Event::Time), []);
+    assert_eq!(story.after(1, Event::Time), [Action::Finish]);
+}
+
+#[test]
+fn any_further_signal_kills_the_last_source_unless_it_is_the_same_one_twice() {
+    let mut story = almost_stopped();
+    story.then(ended(BUFFER));
+    assert_eq!(story.after(299, Event::Signal), [], "delivered twice");
+    assert_eq!(story.after(1, Event::Signal), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(300, Event::Signal), [], "it is killed already");
+    assert_eq!(story.after(700, Event::Time), [Action::Finish], "a second after the kill");
+    // Also a third one, and the first one of a stop that no signal has begun.
+    let mut story = almost_stopped();
+    story.after(300, Event::Signal);
+    assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
+    assert_eq!(story.after(300, Event::Signal), [Action::Kill(SOURCE)]);
+    let mut story = Story::begin_acknowledging();
+    story.then(Event::Finished(SOURCE));
+    for child in [SOURCE, FIRST, SECOND, BUFFER] {
+        story.then(ended(child));
+    }
+    assert_eq!(story.then(Event::Signal), [Action::Kill(SOURCE)]);
+}
+
+#[test]
+fn after_the_deadline_or_a_third_signal_no_source_is_started_to_acknowledge() {
+    let mut story = almost_stopped();
+    assert_eq!(story.until_something(), [Action::Kill(BUFFER)]);
+    assert_eq!(story.then(died(BUFFER)), [Action::Finish]);
+    let mut story = almost_stopped();
+    story.after(300, Event::Signal);
+    assert_eq!(story.after(300, Event::Signal), [Action::Kill(BUFFER)]);
+    // However late main is, and even if it could not be killed.
+    assert_eq!(story.after(5000, Event::Time), []);
+    assert_eq!(story.until_something(), [Action::Finish]);
 }
 
 #[test]
@@ -324,7 +434,7 @@ fn what_was_said_before_a_kill_is_heard_after_it() {
 #[test]
 fn a_child_that_does_not_get_ready_is_killed_and_started_again() {
     let now = Duration::from_secs(100);
-    let (machine, _) = Lifecycle::begin(LIMITS, false, 2, now);
+    let (machine, _) = Lifecycle::begin(LIMITS, members(false), now);
     let mut story = Story { machine, now };
     story.then(Event::Ready(BUFFER));
     story.then(Event::Ready(SECOND));
@@ -338,7 +448,7 @@ fn a_child_that_does_not_get_ready_is_killed_and_started_again() {
 #[test]
 fn a_source_that_is_being_killed_is_not_told_to_stop() {
     let now = Duration::from_secs(100);
-    let (machine, _) = Lifecycle::begin(LIMITS, true, 2, now);
+    let (machine, _) = Lifecycle::begin(LIMITS, members(true), now);
     let mut story = Story { machine, now };
     for child in [BUFFER, FIRST, SECOND] {
         story.then(Event::Ready(child));
@@ -366,7 +476,7 @@ fn a_late_main_hears_who_has_ended_before_it_kills() {
 #[test]
 fn a_late_main_gives_a_starting_child_its_time() {
     let now = Duration::from_secs(100);
-    let (machine, _) = Lifecycle::begin(LIMITS, false, 2, now);
+    let (machine, _) = Lifecycle::begin(LIMITS, members(false), now);
     let mut story = Story { machine, now };
     assert_eq!(story.after(3_600_000, Event::Ready(BUFFER)), []);
     assert_eq!(story.then(Event::Ready(FIRST)), []);

@@ -1,8 +1,9 @@
-//! The order of a stop: source, workers, buffer; and the force at the end of each one's time.
+//! The order of a stop: source, workers, buffer, the last source; and the force at the end of each
+//! one's time.
 
 use super::{
-    Action, Child, Duration, Lifecycle, Limits, Notice, PROGRESS_EVERY, Phase, QUIET_LIMIT, Reason,
-    Status, Stopping,
+    ACKNOWLEDGE_LEAST, Action, Child, Duration, Lifecycle, Limits, Notice, PROGRESS_EVERY, Phase,
+    QUIET_LIMIT, Reason, Status, Stopping,
 };
 
 impl Lifecycle {
@@ -63,6 +64,18 @@ impl Lifecycle {
         }
     }
 
+    /// Only now: nobody else may look into the spool while the shell does, and the buffer's last
+    /// commit has been made.
+    pub(super) fn acknowledge_or_finish(&mut self, now: Duration) {
+        let Some(stopping) = self.stopping.as_mut().filter(|_| self.acknowledges) else {
+            return self.finish();
+        };
+        stopping.kill_all_at = stopping.kill_all_at.max(now + ACKNOWLEDGE_LEAST);
+        self.phase = Phase::AwaitAcknowledgement;
+        self.source = Status::Starting { since: now };
+        self.actions.push(Action::Acknowledge);
+    }
+
     pub(super) fn kill_workers(&mut self) {
         let left = self.workers_left();
         self.actions.push(Action::Say(Notice::KillingWorkers(left)));
@@ -72,13 +85,19 @@ impl Lifecycle {
         }
     }
 
-    /// Also no buffer is started any more, even if main's absence moves the deadline.
+    /// Also no buffer and no last source is started any more, even if main's absence moves the
+    /// deadline.
     pub(super) fn kill_all(&mut self) {
+        self.acknowledges = false;
         if let Some(stopping) = &mut self.stopping {
             stopping.flush_restart = false;
         }
         if self.all_killed() {
             return;
+        }
+        if self.phase == Phase::AwaitAcknowledgement {
+            self.actions.push(Action::Say(Notice::KillingLastSource));
+            return self.kill(Child::Source);
         }
         let left = self.alive().count();
         self.actions.push(Action::Say(Notice::KillingAll(left)));

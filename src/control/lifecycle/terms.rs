@@ -13,6 +13,15 @@ pub(crate) struct Limits {
     pub restart_within: Duration,
 }
 
+/// Who there is besides the buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Members {
+    pub source: bool,
+    /// The source has to hear of each job whose results are committed.
+    pub acknowledges: bool,
+    pub workers: u16,
+}
+
 /// Something has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
@@ -29,6 +38,8 @@ pub(crate) enum Event {
     Overdue(Child),
     /// The child could not be started.
     NotStarted(Child),
+    /// There is nothing that a last source would have to do; none was started.
+    NothingToAcknowledge,
     /// The child has ended and has been reaped. Clean: it has exited with 0.
     Reaped(Child, Ended),
     /// Nothing but time has passed.
@@ -49,6 +60,8 @@ pub(crate) enum Ended {
 pub(crate) enum Action {
     /// Fork it.
     Start(Child),
+    /// Fork one more source, that only acknowledges what was committed at the stop; if there is such.
+    Acknowledge,
     /// Tell it to stop.
     Stop(Child),
     /// Send SIGCONT to all children, so that a stopped one hears what it is told.
@@ -78,6 +91,8 @@ pub(crate) enum Notice {
     KillingWorkers(usize),
     /// The deadline, or a third signal.
     KillingAll(usize),
+    /// Its time is over, or another signal has come: it need not acknowledge now.
+    KillingLastSource,
     /// A child has died; it is started again after a pause.
     Restarting(Child, Duration),
     /// A worker has ended because a job in it had timed out; another one is started at once.

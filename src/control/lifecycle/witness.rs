@@ -1,6 +1,8 @@
 //! Watches the machine from outside: what exists, what was told and killed, and what the time
 //! allows, kept independently of the machine's own books; and says which promise was broken.
 
+mod judge;
+
 use super::*;
 
 /// The promises. Each is a test of its own in [`super::explore`].
@@ -8,6 +10,8 @@ use super::*;
 pub(super) enum Promise {
     BufferLast,
     WorkersAfterSource,
+    AcknowledgedLast,
+    LastSourceIsHarmless,
     NothingBeforeItsTime,
     EveryPathEnds,
     SignalsAreCounted,
@@ -77,14 +81,19 @@ pub(super) struct StopSeen {
     pub quiet_by: Duration,
     pub workers_by: Duration,
     pub all_by: Duration,
-    /// One was started, or the time for it is over.
+    /// One was started.
     pub last_buffer: bool,
+    /// One was asked for, to acknowledge.
+    pub last_source: bool,
+    /// The deadline was over once, or the third signal has come.
+    pub over: bool,
 }
 
 /// All that the outside knows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Witness {
     pub limits: Limits,
+    pub acknowledges: bool,
     pub source: Seen,
     pub workers: [Seen; 2],
     pub buffer: Seen,
@@ -114,6 +123,8 @@ struct Context {
     overdue: Option<Child>,
     given_up: bool,
     killed: bool,
+    /// The last source was asked for before this step.
+    acknowledging: bool,
     broken: Vec<Broken>,
 }
 
@@ -126,9 +137,10 @@ impl Context {
 }
 
 impl Witness {
-    pub(super) fn new(limits: Limits) -> Witness {
+    pub(super) fn new(limits: Limits, acknowledges: bool) -> Witness {
         Witness {
             limits,
+            acknowledges,
             source: Seen::NOTHING,
             workers: [Seen::NOTHING; 2],
             buffer: Seen::NOTHING,
@@ -151,6 +163,11 @@ impl Witness {
         [&mut self.source, first, second, &mut self.buffer]
     }
 
+    /// Was the last source asked for?
+    pub(super) fn is_acknowledging(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.last_source)
+    }
+
     fn any_exists(&self) -> bool {
         self.source.exists() || self.any_worker() || self.buffer.exists()
     }
@@ -168,6 +185,7 @@ impl Witness {
             overdue: None,
             given_up: false,
             killed: false,
+            acknowledging: self.is_acknowledging(),
             broken: Vec::new(),
         };
         let was_finished = self.finished;
@@ -175,6 +193,9 @@ impl Witness {
             self.forgive(step.now - alarm + HEARING);
         }
         self.hear(step, &mut context);
+        if let Some(stop) = &mut self.stop {
+            stop.over |= stop.all_by <= step.now;
+        }
         for action in step.actions {
             context.demand(!self.finished, Promise::EveryPathEnds, "something after Finish");
             self.act(*action, step, &mut context);
@@ -184,9 +205,7 @@ impl Witness {
             self.judge_time(step, &mut context);
             self.judge_facts(step, &mut context);
             self.judge_overdue(step, &mut context);
-        }
-        if let Some(stop) = &mut self.stop {
-            stop.last_buffer |= stop.all_by <= step.now;
+            self.judge_last_source(step, &mut context);
         }
         context.broken
     }
@@ -223,6 +242,7 @@ impl Witness {
                 context.overdue = overdue.then_some(child);
                 context.dead = Some((child, seen, in_order || overdue));
             }
+            Event::NothingToAcknowledge => self.source = Seen::NOTHING,
             Event::Time => {}
         }
         if let (Some((_, _, false)), None) = (context.dead, self.stop) {
@@ -244,7 +264,7 @@ impl Witness {
             stop.quiet_by = stop.quiet_by.min(now);
             stop.workers_by = stop.workers_by.min(now);
         }
-        if stop.signals == 3 {
+        if stop.signals == 3 || stop.last_source {
             stop.all_by = stop.all_by.min(now);
         }
         true
@@ -253,6 +273,7 @@ impl Witness {
     fn act(&mut self, action: Action, step: &Step, context: &mut Context) {
         match action {
             Action::Start(child) => self.start(child, step.now, context),
+            Action::Acknowledge => self.acknowledge(step.now, context),
             Action::Stop(child) => self.tell(child, context),
             Action::Kill(child) => self.kill(child, step.now, context),
             Action::Finish => self.finish(step.now, context),
@@ -271,6 +292,8 @@ impl Witness {
                     workers_by: step.now + deadline - flush_reserve,
                     all_by: step.now + deadline,
                     last_buffer: false,
+                    last_source: false,
+                    over: false,
                 });
             }
             Action::Say(_) | Action::ContinueAll => {}
@@ -292,13 +315,31 @@ impl Witness {
                 "the buffer was started twice during a stop",
             );
             context.demand(
-                now < stop.all_by,
+                !stop.over,
                 Promise::NoRestartDuringStop,
                 "the buffer was started after the deadline or the third signal",
             );
             stop.last_buffer = true;
         }
         *self.seen(child) = Seen { process: Process::Fresh, started: now, ..Seen::NOTHING };
+    }
+
+    /// The last source is there from now on, until it is said that there is nothing to do for it.
+    fn acknowledge(&mut self, now: Duration, context: &mut Context) {
+        let promise = Promise::AcknowledgedLast;
+        let message = "a last source, although sources do not acknowledge";
+        context.demand(self.acknowledges, promise, message);
+        let message = "the last source was started while something else was left";
+        context.demand(!self.any_exists(), promise, message);
+        context.demand(self.stop.is_some(), promise, "a last source without a stop under way");
+        if let Some(stop) = &mut self.stop {
+            context.demand(!stop.last_source, promise, "the last source was started twice");
+            let message = "the last source was started after the deadline or the third signal";
+            context.demand(!stop.over, promise, message);
+            stop.last_source = true;
+            stop.all_by = stop.all_by.max(now + ACKNOWLEDGE_LEAST);
+        }
+        self.source = Seen { process: Process::Fresh, started: now, ..Seen::NOTHING };
     }
 
     fn tell(&mut self, child: Child, context: &mut Context) {
@@ -338,6 +379,7 @@ impl Witness {
         );
         let slow = seen.is_slow(now);
         let due = self.stop.is_some_and(|stop| match child {
+            Child::Source if stop.last_source => stop.all_by <= now,
             Child::Source => stop.quiet_by.min(stop.all_by) <= now,
             Child::Worker(_) => stop.workers_by.min(stop.all_by) <= now,
             Child::Buffer => stop.all_by <= now,
@@ -362,161 +404,17 @@ impl Witness {
 
     fn finish(&mut self, now: Duration, context: &mut Context) {
         let over = self.stop.is_some_and(|stop| stop.all_by + ABANDON_AFTER <= now);
+        let given_up = self.stop.is_some_and(|stop| stop.over);
         context.demand(
             over || !self.any_exists(),
             Promise::EveryPathEnds,
             "finished with a process left, before its time",
         );
+        context.demand(
+            self.any_exists() || self.is_acknowledging() || !self.acknowledges || given_up,
+            Promise::AcknowledgedLast,
+            "finished, and no source was started to acknowledge",
+        );
         self.finished = true;
-    }
-
-    /// Has everything been done whose turn has come?
-    fn judge_order(&self, step: &Step, context: &mut Context) {
-        if step.event == Event::Signal {
-            let stops = self.stop.is_some_and(|stop| stop.signals > 0);
-            context.demand(stops, Promise::SignalsAreCounted, "a signal began no stop");
-        }
-        let (Some(stop), false) = (self.stop, self.finished) else { return };
-        let told = |seen: &Seen| !seen.at_large() || seen.told;
-        context.demand(told(&self.source), Promise::EveryPathEnds, "the source was not told");
-        // One that is being killed gets the rest of its second.
-        if !self.source.exists() || stop.quiet_by <= step.now {
-            let all = self.workers.iter().all(told);
-            context.demand(all, Promise::EveryPathEnds, "a worker was not told to stop");
-            if !self.any_worker() {
-                let message = "the buffer was not told to stop when its turn had come";
-                context.demand(told(&self.buffer), Promise::NoRestartDuringStop, message);
-            }
-        }
-        let at_large = self.source.at_large() || self.workers.iter().any(Seen::at_large);
-        if stop.signals >= 2 {
-            let message = "a worker or the source outlived the second signal";
-            context.demand(!at_large, Promise::SignalsAreCounted, message);
-        }
-        if stop.signals >= 3 {
-            let message = "the buffer outlived the third signal";
-            context.demand(!self.buffer.at_large(), Promise::SignalsAreCounted, message);
-        }
-    }
-
-    /// Is everything done by its time, and is there an end?
-    fn judge_time(&self, step: &Step, context: &mut Context) {
-        let now = step.now;
-        let workers = self.workers.iter().any(Seen::at_large);
-        let alarm = step.after.next_alarm();
-        context.demand(
-            self.finished == step.after.is_done(),
-            Promise::EveryPathEnds,
-            "Finish and is_done do not agree",
-        );
-        if self.finished {
-            context.demand(alarm.is_none(), Promise::NeverStuckNeverTicking, "alarm at the end");
-            return;
-        }
-        context.demand(
-            alarm.is_none_or(|alarm| alarm > now),
-            Promise::NeverStuckNeverTicking,
-            "the next alarm is not after now: main would spin",
-        );
-        let slow = [self.source, self.workers[0], self.workers[1], self.buffer]
-            .iter()
-            .any(|seen| seen.at_large() && seen.is_slow(now));
-        context.demand(!slow, Promise::EveryPathEnds, "outlived its start limit");
-        let Some(stop) = self.stop else {
-            return self.judge_idleness(step.after, alarm, context);
-        };
-        let promise = Promise::EveryPathEnds;
-        context.demand(
-            stop.quiet_by > now || !self.source.at_large(),
-            promise,
-            "the source outlived its second",
-        );
-        context.demand(
-            stop.workers_by > now || !workers,
-            promise,
-            "a worker outlived the start of the flush reserve",
-        );
-        context.demand(
-            stop.all_by > now || !self.buffer.at_large(),
-            promise,
-            "the buffer outlived the deadline",
-        );
-        let end = stop.all_by + ABANDON_AFTER;
-        context.demand(end > now, promise, "not finished one second after the deadline");
-        context.demand(self.any_exists(), promise, "nothing is left to wait for, and no end");
-        context.demand(
-            alarm.is_some_and(|alarm| alarm <= end),
-            Promise::NeverStuckNeverTicking,
-            "no alarm before the end of the stop: it can get stuck",
-        );
-    }
-
-    /// No stop is under way: is there an alarm exactly when something is pending?
-    fn judge_idleness(&self, after: &Lifecycle, alarm: Option<Duration>, context: &mut Context) {
-        let all = [self.source, self.workers[0], self.workers[1], self.buffer];
-        let starting = all.iter().any(|seen| seen.at_large() && seen.process == Process::Fresh);
-        let pausing = after.children().any(|(_, status)| matches!(status, Status::Pausing { .. }));
-        context.demand(
-            alarm.is_some() == (starting || pausing),
-            Promise::NeverStuckNeverTicking,
-            "an alarm with nothing pending, or none with something pending",
-        );
-        let finished = |status: &Status| *status == Status::Gone;
-        context.demand(
-            !finished(&after.source) || !after.workers.iter().all(finished),
-            Promise::NeverStuckNeverTicking,
-            "all have finished, and nothing will ever happen",
-        );
-    }
-
-    /// Is another one started at once, and nobody given up for it?
-    fn judge_overdue(&self, step: &Step, context: &mut Context) {
-        let Some(child) = context.overdue else { return };
-        let promise = Promise::OverdueIsNoDeath;
-        let started = step.actions.contains(&Action::Start(child));
-        let message = "a worker that was overdue is not started again at once";
-        context.demand(started || self.stop.is_some(), promise, message);
-        let message = "a worker that was overdue was given up";
-        context.demand(!context.given_up, promise, message);
-    }
-
-    /// What the exit code is made of. (Books from before this step were wiped.)
-    fn judge_facts(&self, step: &Step, context: &mut Context) {
-        let promise = Promise::FactsForTheExitCode;
-        let failure = step.after.failure();
-        if let Event::Failed(_, code) = step.event {
-            let message = "what a child failed with is not kept";
-            context.demand(failure == Some(code), promise, message);
-            let message = "a child failed for good, and no stop was begun";
-            context.demand(self.stop.is_some(), promise, message);
-        }
-        let too_many = self.deaths.len() > self.limits.restart_max as usize;
-        let running = context.dead.is_some() && self.deaths.back() == Some(&step.now);
-        if running && too_many {
-            let message = "more deaths than allowed, and it was not given up";
-            context.demand(context.given_up && self.stop.is_some(), promise, message);
-            let message = "given up without a failure";
-            context.demand(failure == Some(ExitCode::Failure), promise, message);
-        }
-        context.demand(!context.given_up || too_many, promise, "given up too early");
-        let message = "kills of workers and the buffer, and has_killed, do not agree";
-        context.demand(step.after.has_killed() == context.killed, promise, message);
-        let started = step.actions.contains(&Action::Start(Child::Buffer));
-        if let (Some((Child::Buffer, seen, false)), Some(_)) = (context.dead, self.stop) {
-            let on_purpose = seen.killed && !seen.slow;
-            context.demand(
-                started || on_purpose || failure.is_some(),
-                Promise::NoRestartDuringStop,
-                "the buffer died for good during a stop, and nothing failed",
-            );
-        }
-        if let (Some((Child::Buffer, seen, false)), Some(stop)) = (context.dead, self.stop) {
-            let may = stop.all_by > step.now && (seen.slow || !seen.killed);
-            context.demand(
-                !may || stop.last_buffer,
-                Promise::NoRestartDuringStop,
-                "the buffer is dead, and none was started to flush",
-            );
-        }
     }
 }

@@ -31,12 +31,12 @@ impl Supervisor<'_> {
                 "killing workers ({count}): {}; their jobs stay in the spool",
                 self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
             ),
-            Notice::KillingAll(count) => {
-                self.all_killed = true;
-                log::error!(
-                    "killing what is left ({count}): {}; the spool keeps the rest",
-                    self.list(lifecycle.alive())
-                );
+            Notice::KillingAll(count) => log::error!(
+                "killing what is left ({count}): {}; the spool keeps the rest",
+                self.list(lifecycle.alive())
+            ),
+            Notice::KillingLastSource => {
+                log::warn!("killing source; the next start acknowledges the rest");
             }
             Notice::Restarting(child, pause) => log::warn!(
                 "starting {} again in {:.1} s",
@@ -54,7 +54,11 @@ impl Supervisor<'_> {
                 log::error!("{} died too often; stopping: {words}", self.launch.name(child));
             }
             Notice::Abandoned(count) => {
-                log::error!("{count} processes could not even be killed; leaving them behind");
+                log::error!(
+                    "{} could not even be killed; leaving {} behind",
+                    self.list(lifecycle.alive()),
+                    if count == 1 { "it" } else { "them" }
+                );
             }
         }
     }
