@@ -440,6 +440,44 @@ fn what_is_done_and_not_acknowledged_survives_a_spool_of_another_size() {
 }
 
 #[test]
+fn whatever_becomes_of_the_last_source_is_no_failure_and_the_next_start_acknowledges() {
+    for how in ["refuse", "stuck"] {
+        let place = sources();
+        let running = place.command(&["counter", "counter", "hourly", how, "20"]).start();
+        running.until_written(20);
+        running.signal(Signal::TERM);
+        if how == "stuck" {
+            running.until_logged("starting source once more");
+            let main = running.supervisor().handle().expect("the supervisor");
+            // By the first that is not taken for the same one again.
+            running.until("another signal kills it", |running| {
+                let _sent = main.send(Signal::TERM);
+                running.stderr().contains("killing source; the next start").then_some(())
+            });
+        }
+        let ended = running.wait();
+        ended.assert_exit(0);
+        let refused = ended.stderr.contains("the queue was deleted");
+        assert_eq!(refused, how == "refuse", "{}", ended.describe());
+        assert_eq!(place.read("acknowledged.txt"), "", "{how}");
+        run(&place, &["counter", "counter", "hourly", "end", "20"]).assert_exit(0);
+        assert_eq!(assert_acknowledged(&place, 20), 20, "{how}");
+        assert_each_once(&place, 20);
+    }
+}
+
+#[test]
+fn the_last_source_is_killed_at_the_deadline() {
+    let place = sources();
+    let running = place.command(&["counter", "counter", "hourly", "stuck", "20"]).start();
+    running.until_written(20);
+    running.signal(Signal::TERM);
+    let ended = running.wait();
+    ended.assert_exit(0);
+    assert!(ended.stderr.contains("killing source; the next start"), "{}", ended.describe());
+}
+
+#[test]
 fn files_that_are_done_and_not_moved_are_moved_by_a_fresh_start_and_not_run_again() {
     let place = Place::new();
     std::fs::create_dir(place.path("in")).expect("a directory");

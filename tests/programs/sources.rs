@@ -112,7 +112,7 @@ fn files(jobs: source::Directory, tag: &str, pause: &str) -> ExitCode {
     })
 }
 
-/// Counts to `count`, and then ends, or waits for more, or blocks. It notes in files what it was
+/// Counts to `count`, and then ends, or waits for more, or blocks; or acknowledges nothing. It notes in files what it was
 /// told: a line for each job that was acknowledged, and another one if that was too early.
 struct Counter {
     count: u64,
@@ -160,7 +160,7 @@ impl Source for Counter {
         note("calls.txt", "no more\n");
         match self.how.as_str() {
             "end" => Ok(Next::End),
-            "wait" => Ok(Next::After(Duration::MAX)),
+            "wait" | "refuse" | "stuck" => Ok(Next::After(Duration::MAX)),
             "listen" => {
                 let (reader, _writer) = std::io::pipe()?;
                 let fd = std::os::fd::AsFd::as_fd(&reader);
@@ -175,6 +175,13 @@ impl Source for Counter {
     }
 
     fn acknowledge(&mut self, done: &[Done]) -> Result<(), SourceError> {
+        match self.how.as_str() {
+            "refuse" => return Err(SourceError::fatal("the queue was deleted")),
+            "stuck" => loop {
+                std::thread::park();
+            },
+            _ => {}
+        }
         let output = fs::read_to_string("out.jsonl")?;
         for job in done {
             let right = job.position == 10 * job.seq && job.job == job_of(job.position).as_bytes();
