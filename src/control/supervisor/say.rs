@@ -51,7 +51,11 @@ impl Supervisor<'_> {
             }
             Notice::GivingUp(child) => {
                 let words = self.words.given_up().unwrap_or("no cause known");
-                log::error!("{} died too often; stopping: {words}", self.launch.name(child));
+                log::error!(
+                    "{} died too often; stopping: {words}; start it again to go on, or allow more by \
+                     [restart] max",
+                    self.launch.name(child)
+                );
             }
             Notice::Abandoned(count) => {
                 log::error!(
