@@ -515,6 +515,24 @@ fn text_that_a_coprocess_answers_is_the_line() {
 }
 
 #[test]
+fn a_job_that_a_coprocess_fails_is_no_line_but_is_in_the_log() {
+    let place = Place::new();
+    place.write("jobs.txt", "a\nbad\nb\n");
+    place.write(
+        "answer.sh",
+        "while read -r line; do case $line in *bad*) echo '{\"procsig_error\":\"worse\"}' ;; *) \
+         echo '\"good\"' ;; esac; done\n",
+    );
+    let text = "[jobs]\nlines = \"jobs.txt\"\n[workers.w]\ncoprocess = [\"sh\", \"answer.sh\"]\n\
+                [output]\nformat = \"lines\"\n";
+    place.write("answers.toml", text);
+    let ended = place.command(&["run", "answers.toml"]).finish();
+    ended.assert_exit(3);
+    assert_eq!(place.read("results.txt"), "good\ngood\n");
+    assert!(ended.stderr.contains("job 2 has failed (attempt 1): worse"), "{}", ended.stderr);
+}
+
+#[test]
 fn the_example_of_an_own_sink_writes_each_record_once() {
     let place = Place::of(example("custom_sink"));
     place.jobs(50);

@@ -40,6 +40,7 @@ use super::command::{JobRef, is_shutdown};
 use super::process_work::stage;
 use super::{Attempt, ProcessWork, ThreadWork, Verdict, Work};
 use crate::config;
+use crate::flow::format::Failures;
 use crate::flow::job::{Failure, JobError};
 use crate::flow::queue::lane::Staged;
 use crate::stop::Stop;
@@ -203,14 +204,16 @@ impl ThreadWork for Coprocess<'_> {
         if let Some(record) = &self.all.record {
             return stage_record(record, attempt, outcome, staged);
         }
+        if attempt.recording.failures == Failures::Log
+            && let Some((error, verdict)) = outcome.failure()
+        {
+            stage_failure(error, attempt, staged);
+            return verdict;
+        }
         let took = clock::now().saturating_sub(began);
         let worker = attempt.worker;
         let result = CoprocessResult { job, worker, started, took, outcome: &outcome };
-        let verdict = match outcome {
-            Outcome::Value(_) => Verdict::Done,
-            Outcome::Failed { retry, .. } => Verdict::Failed { retry },
-            Outcome::Interrupted { .. } => Verdict::Interrupted,
-        };
+        let verdict = outcome.failure().map_or(Verdict::Done, |(_, verdict)| verdict);
         stage(attempt, verdict, staged, |bytes, dead| result.encode(bytes, dead))
     }
 }
@@ -235,10 +238,14 @@ fn stage_record(
         Outcome::Failed { error, retry, .. } => (error, Verdict::Failed { retry }),
         Outcome::Interrupted { error } => (error, Verdict::Interrupted),
     };
-    staged.clear();
-    let failure = Failure::of(&attempt.job, attempt.round, attempt.worker, &error);
-    failure.stage(attempt.recording, staged);
+    stage_failure(&error, attempt, staged);
     verdict
+}
+
+fn stage_failure(error: &str, attempt: &Attempt<'_>, staged: &mut Staged) {
+    staged.clear();
+    let failure = Failure::of(&attempt.job, attempt.round, attempt.worker, error);
+    failure.stage(attempt.recording, staged);
 }
 
 impl Coprocess<'_> {

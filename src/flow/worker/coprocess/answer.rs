@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::super::Verdict;
 use super::super::command::{JobRef, put, put_base64, put_dead, put_end, put_job, put_text};
 
 /// The key of an answer that says that the job has failed.
@@ -166,6 +167,19 @@ pub(super) enum Outcome {
     Failed { error: String, timed_out: bool, retry: bool },
     /// Somebody else has ended the coprocess, in a way that means more than this job.
     Interrupted { error: String },
+}
+
+impl Outcome {
+    /// Why there is no answer, and what is to come of it.
+    pub(super) fn failure(&self) -> Option<(&str, Verdict)> {
+        match self {
+            Outcome::Value(_) => None,
+            Outcome::Failed { error, retry, .. } => {
+                Some((error, Verdict::Failed { retry: *retry }))
+            }
+            Outcome::Interrupted { error } => Some((error, Verdict::Interrupted)),
+        }
+    }
 }
 
 /// The result of one attempt.
