@@ -93,12 +93,16 @@ impl Buffer<'_, '_> {
     /// killed in between, it is done again, and finds what it had written.
     ///
     /// A sink that tells batches by their numbers can't be asked for records. If all but the batch of
-    /// the intent was synced, it is asked for that one, and the rest comes later, as ever.
+    /// the intent was synced, it is asked for that one, and the rest comes later, as ever. Otherwise
+    /// there is an intent of this batch as well, so that who does it again can ask for it.
     fn salvage(&mut self) -> Result<(), Error> {
         let committed = std::mem::replace(&mut self.books, Commit::initial(0));
         self.books = committed.clone().believed(self.spool);
-        let by_number = self.sinks.output.tells_by_number() && self.books.lanes == committed.lanes;
-        let intent = Commit::load_intent(self.spool, &committed).filter(|_| by_number);
+        let has_numbers = self.sinks.output.tells_by_number();
+        let by_number = has_numbers && self.books.lanes == committed.lanes;
+        let begun_here = |intent: &Commit| has_numbers && intent.boots == self.boots();
+        let intent = Commit::load_intent(self.spool, &committed)
+            .filter(|intent| by_number || begun_here(intent));
         self.gathered.clear();
         let heads: Vec<u64> = committed.lanes.iter().map(|mark| mark.offset).collect();
         let mut lanes = self.books.lanes.clone();
@@ -122,6 +126,9 @@ impl Buffer<'_, '_> {
             let (done, failed) = (committed.totals.jobs_done, committed.totals.jobs_failed);
             next.totals.jobs_done = done + self.gathered.jobs_done - jobs_done;
             next.totals.jobs_failed = failed + self.gathered.jobs_failed - jobs_failed;
+        }
+        if has_numbers && intent.is_none() {
+            next.store_intent(self.spool);
         }
         // As any sync: the spool, the output, the commit that says so. Otherwise a second power loss
         // could leave the commit without what it is about.

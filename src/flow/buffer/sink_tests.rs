@@ -288,6 +288,27 @@ fn with_sync_always_a_sink_that_stores_numbers_has_each_record_once_after_a_powe
     }
 }
 
+/// What the sink has got since the last sync may come again, but not once more with each death.
+#[test]
+fn a_buffer_that_dies_while_it_salvages_leaves_a_batch_that_the_sink_is_asked_for() {
+    let (bench, database) = (Bench::new(1), Rc::default());
+    let mut writer = bench.writer(0);
+    publish_typed(&mut writer, 0..3);
+    drain_own(&bench, &database, usize::MAX).expect("drained");
+    let mut books = Commit::load(&bench.spool);
+    (books.generation, books.synced) = (books.generation + 1, Commit::initial(1).synced);
+    books.store(&bench.spool);
+    bench.spool.run().boots.store(1, Ordering::Release);
+    for (record, calls) in (3..).zip([0, 1, 2, 3, 2, 3]) {
+        assert!(drain_own(&bench, &database, calls).is_err());
+        publish_typed(&mut writer, record..record + 1);
+    }
+    drain_own(&bench, &database, usize::MAX).expect("drained");
+    assert_eq!(database.borrow().rows.concat(), expected(0..3) + &expected(0..9));
+    let books = Commit::load(&bench.spool);
+    assert_eq!((books.totals.results, books.totals.quarantined, books.boots), (9, 0, 1));
+}
+
 /// Generations that the disk has never heard of come again after a power loss.
 #[test]
 fn numbers_of_batches_grow_over_a_power_loss_that_has_taken_commits() {
