@@ -94,7 +94,7 @@ impl Buffer<'_, '_> {
     ///
     /// A sink that tells batches by their numbers can't be asked for records. If all but the batch of
     /// the intent was synced, it is asked for that one, and the rest comes later, as ever. Otherwise
-    /// there is an intent of this batch as well, so that who does it again can ask for it.
+    /// this batch has an intent as well, so that who does it again can ask for it.
     fn salvage(&mut self) -> Result<(), Error> {
         let committed = std::mem::replace(&mut self.books, Commit::initial(0));
         self.books = committed.clone().believed(self.spool);
@@ -111,7 +111,6 @@ impl Buffer<'_, '_> {
         self.books.lanes.clone_from(&lanes);
         let tails = match &intent {
             Some(intent) => intent.lanes.iter().map(|mark| mark.offset).collect(),
-            None if by_number => heads,
             None => self.look().tails,
         };
         self.gather_on(&mut lanes, &tails, usize::MAX);

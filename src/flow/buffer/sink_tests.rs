@@ -309,6 +309,33 @@ fn a_buffer_that_dies_while_it_salvages_leaves_a_batch_that_the_sink_is_asked_fo
     assert_eq!((books.totals.results, books.totals.quarantined, books.boots), (9, 0, 1));
 }
 
+/// All that the disk has heard of was synced; then came a batch that only the dead letters have kept.
+#[test]
+fn dead_letters_beside_a_sink_with_numbers_are_not_written_again_after_a_power_loss() {
+    let (bench, database) = (Bench::new(1), Rc::<RefCell<Database>>::default());
+    let dead = bench.directory.path().join("dead");
+    let mut writer = bench.writer(0);
+    publish_typed(&mut writer, 0..2);
+    let drain_both = || {
+        let mut output = own(&database, usize::MAX);
+        let mut file = open(&dead, &Format::JsonLines);
+        let sinks = Sinks { output: &mut output, dead_letters: Some(&mut file) };
+        drain(&bench, sinks, SyncPolicy::Never).expect("drained");
+    };
+    drain_both();
+    let layout = &bench.spool.layout;
+    let mut old = Vec::new();
+    bench.spool.mapping.append_to(layout.commit[0], layout.slots - layout.commit[0], &mut old);
+    publish_job(&mut writer, &[(Kind::DeadLetter, b"dead one\n")]);
+    drain_both();
+    bench.spool.mapping.write(layout.commit[0], &old);
+    bench.spool.run().boots.store(1, Ordering::Release);
+    publish_job(&mut writer, &[(Kind::DeadLetter, b"dead two\n")]);
+    drain_both();
+    assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+    assert_eq!(database.borrow().rows.concat(), expected(0..2));
+}
+
 /// Generations that the disk has never heard of come again after a power loss.
 #[test]
 fn numbers_of_batches_grow_over_a_power_loss_that_has_taken_commits() {
