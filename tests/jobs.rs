@@ -460,3 +460,15 @@ fn the_output_is_synced_as_the_policy_says_and_always_at_stop() {
     let always = syncs("always");
     assert!(always >= 3 + 4, "and at each flush: {always}");
 }
+
+#[test]
+fn a_program_that_can_not_be_started_is_said_once_by_each_worker_and_fails_its_jobs() {
+    let place = Place::new();
+    let jobs = place.jobs(20);
+    let ended = place.run(&["--jobs", "jobs.txt"], &["procsig-no-such-program"]).finish();
+    ended.assert_exit(3);
+    place.results().assert_exactly_once(&jobs);
+    let said = ended.stderr.matches("can't start \"procsig-no-such-program\"").count();
+    assert!((1..=2).contains(&said), "{}", ended.describe());
+    assert!(ended.stderr.contains("jobs that have failed for good: 20"), "{}", ended.describe());
+}

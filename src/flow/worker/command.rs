@@ -10,6 +10,7 @@
 
 use std::ffi::CString;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ pub(crate) struct CommandRunner {
     output_max: usize,
     /// Commands that could not be ended and are to be reaped when they do.
     given_up: Mutex<Vec<nix::unistd::Pid>>,
+    /// It was said that a command can't be started.
+    complained: AtomicBool,
 }
 
 impl CommandRunner {
@@ -126,6 +129,7 @@ impl CommandRunner {
             timeout: worker.timeout,
             output_max: usize::try_from(worker.max_output).unwrap_or(usize::MAX),
             given_up: Mutex::default(),
+            complained: AtomicBool::new(false),
         })
     }
 
@@ -146,6 +150,10 @@ impl CommandRunner {
             Ok(running) => running,
             Err(error) => {
                 result.took = clock::now().saturating_sub(begin);
+                let refused = matches!(error, spawn::StartError::Refused { .. });
+                if refused && !self.complained.swap(true, Ordering::Relaxed) {
+                    log::warn!("{error}; every job that needs it fails (said once)");
+                }
                 return result.fail(error.to_string(), error != spawn::StartError::Nul);
             }
         };
