@@ -196,10 +196,10 @@ impl DirectorySource {
             return self.find(name.to_owned());
         }
         let folder = self.path.join(if job.failed { FAILED } else { DONE });
-        match move_into(&path, &folder, name) {
+        match self.move_done(name, &folder, job.position) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_folder(&folder)?;
-                move_into(&path, &folder, name)
+                self.move_done(name, &folder, job.position)
             }
             moved => moved,
         }
@@ -211,6 +211,16 @@ impl DirectorySource {
                 _ => Err(trouble(&what, &error)),
             }
         })
+    }
+
+    /// Moves the file of this name away. If another one has taken its name just before, that is moved
+    /// back, and is found as what it is: a job of its own.
+    fn move_done(&self, name: &OsStr, folder: &Path, wanted: u64) -> io::Result<()> {
+        let target = move_into(&self.path.join(name), folder, name)?;
+        match identity(&target)? {
+            Some(moved) if moved != wanted => move_into(&target, &self.path, name).map(drop),
+            _ => Ok(()),
+        }
     }
 
     fn sync(&self, failed: bool) -> io::Result<()> {
@@ -336,16 +346,17 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Moves a file into a folder of the same directory, under a name of its own there.
-fn move_into(path: &Path, folder: &Path, name: &OsStr) -> io::Result<()> {
+/// Moves a file into a folder of the same file system, under a name of its own there, and says where it
+/// is then.
+fn move_into(path: &Path, folder: &Path, name: &OsStr) -> io::Result<PathBuf> {
     let mut target = folder.join(name);
     for number in 1..SAME_NAME_MAX {
         match renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(target),
             Err(Errno::EXIST) => {}
             // A file system that can't do both at once. Nobody else moves files into there.
             Err(Errno::INVAL) if target.symlink_metadata().is_err() => {
-                return std::fs::rename(path, &target);
+                return std::fs::rename(path, &target).map(|()| target);
             }
             Err(Errno::INVAL) => {}
             Err(error) => return Err(error.into()),
@@ -444,6 +455,19 @@ mod tests {
         assert!(place.path("in/a").exists() && !place.path("in/done/a.1").exists());
         source.acknowledge(&[place.done("a", second)]).expect("moved");
         assert!(place.path("in/done/a.1").exists() && !place.path("in/a").exists());
+    }
+
+    /// Between the look at it and the move.
+    #[test]
+    fn a_file_that_takes_the_name_of_a_done_one_at_the_last_moment_is_a_job_of_its_own() {
+        let place = Place::new();
+        let first = place.drop_file("a");
+        let mut source = place.source(&[InHand { job: place.job("a"), seq: 1, position: first }]);
+        assert_ne!(place.drop_file("a"), first);
+        source.move_done(OsStr::new("a"), &place.path("in/done"), first).expect("moved and back");
+        assert!(place.path("in/a").exists() && !place.path("in/done/a").exists());
+        source.listen().expect("heard");
+        assert_eq!(queued(&source), ["a"]);
     }
 
     #[test]
