@@ -411,7 +411,7 @@ impl Launch {
             retry_delay: kind.settings.retry_delay,
             // A command is ended by its own time-out.
             timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
-            blamed: processes::take_blame(&self.spool, processes::worker(lane.into())),
+            blamed: processes::blame(&self.spool, processes::worker(lane.into())),
             recording: Recording::of(&self.config, own_type),
             rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
         };

@@ -49,11 +49,18 @@ pub(crate) fn condemn(spool: &Spool, index: usize) {
 }
 
 /// What the jobs of the process before this one may be blamed for: how it ended, unless it was
-/// killed on purpose. To be asked once, by its successor.
-pub(crate) fn take_blame(spool: &Spool, index: usize) -> Option<u64> {
+/// killed on purpose. To be asked by its successor, which may die before it has
+/// [settled](note_settled) them.
+pub(crate) fn blame(spool: &Spool, index: usize) -> Option<u64> {
     let process = spool.process(index);
-    let condemned = process.condemned.swap(0, Ordering::AcqRel) != 0;
+    let condemned = process.condemned.load(Ordering::Acquire) != 0;
     (!condemned).then(|| process.last_end.load(Ordering::Acquire))
+}
+
+/// Notes that the jobs of the process before this one are settled: from now on the blame is for those of
+/// this one.
+pub(crate) fn note_settled(spool: &Spool, index: usize) {
+    spool.process(index).condemned.store(0, Ordering::Release);
 }
 
 /// Says what the process of this slot is doing.
@@ -73,4 +80,24 @@ pub(crate) fn living(spool: &Spool, index: usize) -> Option<i32> {
     let pid = i32::try_from(process.pid.load(Ordering::Relaxed)).ok().filter(|pid| *pid > 0)?;
     let stat = proc_fs::stat(pid)?;
     (start != 0 && stat.start_time == start && !stat.ended()).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::queue::layout::Geometry;
+
+    #[test]
+    fn jobs_of_a_process_that_was_killed_on_purpose_are_not_blamed_for_the_death_of_the_next_one() {
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 1, job_bytes: 8 };
+        let spool = Spool::in_memory(geometry);
+        condemn(&spool, worker(0));
+        note_end(&spool, worker(0), 1);
+        assert_eq!(blame(&spool, worker(0)), None);
+        // Killed before it has settled them.
+        note_end(&spool, worker(0), 521);
+        assert_eq!(blame(&spool, worker(0)), None);
+        note_settled(&spool, worker(0));
+        assert_eq!(blame(&spool, worker(0)), Some(521));
+    }
 }

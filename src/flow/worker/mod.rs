@@ -14,6 +14,7 @@ use super::queue::commit::Commit;
 use super::queue::frame::Kind;
 use super::queue::jobs::{Claim, Claimed, Claimer, DEATHS_MAX, Jobs, PutBack, Reason};
 use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge};
+use super::queue::processes;
 use super::queue::reader::survey;
 use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
@@ -150,6 +151,7 @@ fn take_over<'a>(
 ) -> Result<Mutex<LaneWriter<'a>>, Error> {
     let lane = usize::from(settings.lane);
     let settled = settle(spool, settings.lane, settings.blamed, end);
+    processes::note_settled(spool, processes::worker(lane));
     if settled > 0 {
         log::info!("{settled} jobs of the worker before this one are ready again");
         Jobs(spool).announce(settled);

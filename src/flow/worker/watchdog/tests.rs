@@ -111,7 +111,7 @@ fn a_job_that_timed_out_stays_in_its_slot_until_the_process_is_dead() {
     // The process is dead, whatever of. Its successor asks whom to blame.
     let index = processes::worker(0);
     processes::note_end(&spool, index, 512 + 9);
-    let blamed = processes::take_blame(&spool, index);
+    let blamed = processes::blame(&spool, index);
     assert_eq!(blamed, None);
     assert_eq!(settle(&spool, 0, blamed, |_| {}), 2);
     assert_eq!(Jobs(&spool).phase(hung.slot), Phase::Ready);
