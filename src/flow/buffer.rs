@@ -480,6 +480,8 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
+mod own_sink_tests;
+#[cfg(test)]
 mod salvage_tests;
 #[cfg(test)]
 mod sink_tests;
