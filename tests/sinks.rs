@@ -529,7 +529,7 @@ fn a_job_that_a_coprocess_fails_is_no_line_but_is_in_the_log() {
     let ended = place.command(&["run", "answers.toml"]).finish();
     ended.assert_exit(3);
     assert_eq!(place.read("results.txt"), "good\ngood\n");
-    assert!(ended.stderr.contains("job 2 has failed (attempt 1): worse"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("job 2 (bad) has failed (attempt 1): worse"), "{}", ended.stderr);
 }
 
 #[test]
