@@ -135,6 +135,8 @@ bug "no intent is stored" src/flow/buffer.rs \
 bug "an old intent is taken for the next" $queue/commit.rs \
     '.filter(|intent| intent.generation == committed.generation + 1)' \
     '.filter(|intent| intent.generation + 9 > committed.generation)' --lib flow::
+bug "an intent from before a power loss is taken for the next" $queue/commit.rs \
+    '.filter(|intent| intent.boots >= committed.boots)' '' --lib salvage
 bug "a batch is committed before it is written" src/flow/buffer.rs \
     '            self.write_all(next.number(), [0, 0])?;
             self.commit(next)?;' \
@@ -184,7 +186,9 @@ bug "records that outlived a power loss are written again" src/flow/sink/surplus
 bug "a power loss is seen to twice" src/flow/buffer/recovery.rs \
     '        next.boots = self.boots();' '' --lib buffer::
 bug "lost jobs are not handed out again" src/flow/source/refill.rs \
-    '        if !missing.contains(&seq) {' '        if missing.contains(&seq) {' --lib refill
+    '        if missing.contains(&seq) {' '        if !missing.contains(&seq) {' --lib refill
+bug "a job that only a lane knows is read from the list again" src/flow/source/refill.rs \
+    'reached.store(spool, ListPosition::saved(spool).0 + 1);' '' --lib refill
 
 # A function that has timed out.
 bug "timed out: both thread and watchdog go on with the job" src/flow/worker/watchdog.rs \

@@ -40,7 +40,9 @@
 //! | power loss: output torn or zeroed at its end | no whole record | put aside |
 //! | power loss: own sink, all synced but the last intent | as before it: the intent is on the disk before the sink is written to | the sink is asked by its number |
 //! | power loss: own sink, synced now and then | its position of the last sync | it may go back there; else records since then can be there twice |
+//! | power loss: buffer, while it salvages for an own sink | an intent of this boot | the sink is asked by its number |
 //! | power loss: a slot that never reached the disk | a job in no slot and no lane, before one that is | read again from the list ([`crate::flow::source::refill`]) |
+//! | power loss: a slot that never reached the disk, though the job's results did | a job in a lane, further than all in slots | the list goes on behind it ([`crate::flow::source::refill`]) |
 //! | power loss: an older page of a slot | its job's end stands in a lane | done |
 //! | power loss: an older page of a slot or of its text | its checksum is wrong | free; its job is read again from the list |
 //! | **rotate** | there is no rotation yet | |
