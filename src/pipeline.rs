@@ -269,6 +269,14 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
     if config.shutdown.deadline > DURATION_MAX || config.restart.within > DURATION_MAX {
         mistakes.push("a deadline and a window for restarts are 100 years long at most".into());
     }
+    if let config::Format::Csv { columns } = &config.output.format {
+        let mut unique = columns.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        if columns.is_empty() || unique.len() != columns.len() {
+            mistakes.push("a CSV file has one column at least, and none of them twice".into());
+        }
+    }
     if config.spool.lane.is_some_and(|bytes| bytes > LANE_MAX) {
         mistakes.push("a lane is 1 GiB large at most".into());
     }

@@ -282,3 +282,16 @@ fn with_hardly_any_slots_nobody_waits_for_one_who_waits_for_him() {
         assert!(numbers == expected, "{} numbers, not in order or not all", numbers.len());
     }
 }
+
+#[test]
+fn a_csv_file_without_columns_or_with_one_twice_is_refused() {
+    for columns in [vec![], vec!["job", "job"]] {
+        let outcome = procsig::Pipeline::new("csv")
+            .producer("none", |_: &procsig::Stop, _: &mut procsig::Emitter<String>| Ok(()))
+            .sink(procsig::sink::csv("never.csv", columns))
+            .run();
+        let error = outcome.into_result().expect_err("refused");
+        assert_eq!(error.exit_code(), procsig::ExitCode::Config);
+        assert!(error.to_string().contains("none of them twice"), "{error}");
+    }
+}
