@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use support::kills::{Outcome, Story, Tally};
 use support::{Ended, Place, Seed, Signal, example};
 
@@ -471,10 +472,12 @@ fn the_last_source_is_killed_at_the_deadline() {
     let place = sources();
     let running = place.command(&["counter", "counter", "hourly", "stuck", "20"]).start();
     running.until_written(20);
+    let asked = Instant::now();
     running.signal(Signal::TERM);
     let ended = running.wait();
     ended.assert_exit(0);
     assert!(ended.stderr.contains("killing source; the next start"), "{}", ended.describe());
+    assert!(asked.elapsed() >= Duration::from_secs(6), "not before: {}", ended.describe());
 }
 
 #[test]
