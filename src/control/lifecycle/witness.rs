@@ -350,7 +350,11 @@ impl Witness {
             "told to stop: what does not exist, was killed, or was told already",
         );
         match child {
-            Child::Source => {}
+            Child::Source => context.demand(
+                !self.is_acknowledging(),
+                Promise::AcknowledgedLast,
+                "the last source was told to stop",
+            ),
             Child::Worker(_) => context.demand(
                 !self.source.at_large(),
                 Promise::WorkersAfterSource,
