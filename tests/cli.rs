@@ -42,12 +42,14 @@ fn a_list_that_was_done_to_its_end_is_begun_anew_and_the_log_says_so() {
 fn a_file_by_another_of_its_names_is_the_same_pipelines() {
     let (place, jobs) = place();
     std::fs::create_dir(place.path("beside")).expect("a directory");
-    place.write("calm", "");
-    place.work_script("[ \"$1\" != job-1 ] || exit 1");
+    let mut gate = place.gate();
+    place.work_script("[ -e calm ] || : < gate\n[ \"$1\" != job-1 ]");
     let run = place.run_work(&[]).start();
     run.until_started(1);
     run.signal(Signal::KILL);
     run.wait_for_main();
+    place.write("calm", "");
+    gate.open();
     let there = ["run", "--jobs", "beside/../jobs.txt", "-o", "beside/../out.jsonl"];
     let command = ["--", "sh", "work.sh", "{}"];
     let ended = place.command(&[&there[..], &command].concat()).finish();
