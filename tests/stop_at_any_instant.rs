@@ -9,7 +9,8 @@ use std::time::Duration;
 use support::verdict::{Before, End, goes_on_to_the_end, judge};
 use support::{Ended, Handle, Place, Seed, Signal, Terminal, log, needs, tool};
 
-const OPTIONS: [&str; 4] = ["-P", "2", "-j", "2"];
+// A disk can take longer than the usual eight seconds to answer.
+const OPTIONS: [&str; 6] = ["-P", "2", "-j", "2", "--deadline", "40s"];
 
 /// How many of the runs ended how.
 #[derive(Default, Debug)]
