@@ -376,6 +376,8 @@ fn check_recovery(place: &Path, foreign: bool) -> Outcome {
     outcome.check();
     recover(&spool, &mut open_sink(place));
     assert_eq!(Outcome::of(place, &spool), outcome, "a second recovery has changed something");
+    // A death alone tears nothing that was published.
+    assert!(foreign || outcome.files.1.is_none(), "torn: {outcome:?}");
     let aside = outcome.files.1.as_ref().map(|bytes| String::from_utf8_lossy(bytes));
     assert!(!foreign || aside.is_some_and(|aside| aside.contains(FOREIGN)), "bytes are lost");
     // The next workers find all that is not done.
