@@ -95,6 +95,10 @@ macro_rules! atomic {
                 step();
                 self.0.fetch_sub(value, order)
             }
+            pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                step();
+                self.0.fetch_or(value, order)
+            }
             pub(crate) fn compare_exchange(
                 &self,
                 current: $value,
