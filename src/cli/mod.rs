@@ -90,8 +90,11 @@ fn complain(program: &str, kind: &str, text: &str) {
 /// What `init` prints. A line that begins with `# ` and a key shows a setting that is not in
 /// force; without the `# ` it is valid, too.
 const EXAMPLE: &str = r#"# A configuration of procsig. Check it with `procsig check FILE`, run it with
-# `procsig run FILE`. Paths are relative to this file. In texts, ${VAR} and ${VAR:-default}
-# are replaced by variables of the environment; $${ stands for a literal ${.
+# `procsig run FILE`. Paths are relative to this file, but for those in commands, which run in the
+# directory in which procsig was started. In texts, ${VAR} and ${VAR:-default} are replaced by
+# variables of the environment; $${ stands for a literal ${.
+# A program with functions, sinks and sources of its own names them by function = "NAME" in place of
+# command, sink = "NAME" in place of file, and source = "NAME" in place of lines.
 
 # The name of the pipeline; without it, this file's name without extension.
 # name = "pings"
