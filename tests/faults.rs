@@ -216,11 +216,7 @@ fn a_stop_while_a_dead_child_waits_to_be_started_again_is_an_ordered_one() {
         run.signal(Signal::TERM);
         let ended = run.wait();
         ended.assert_exit(5);
-        let log = ended.log();
-        log::assert_nothing_out_of_order(&log);
-        let balance = Balance::of(&log);
-        balance.assert_even();
-        assert_eq!(balance.kept, 0, "{}", ended.describe());
+        assert_all_written_in_order(&ended.log(), &ended.describe());
         goes_on(&place, &jobs);
     }
 }
@@ -293,14 +289,22 @@ fn a_stop_during_any_step_of_a_recovery_is_an_ordered_one() {
             assert_eq!(place.results().len(), before);
         } else {
             assert_eq!((ended.code, ended.signal), (Some(5), None), "{call} {}", ended.describe());
-            let log = log::parse(&lines);
-            log::assert_nothing_out_of_order(&log);
-            let balance = Balance::of(&log);
-            balance.assert_even();
-            assert_eq!(balance.kept, 0, "{call} {}", ended.describe());
+            assert_all_written_in_order(
+                &log::parse(&lines),
+                &format!("{call} {}", ended.describe()),
+            );
         }
         goes_on(&place, &jobs);
     }
+}
+
+/// A stop in the right order, after which nothing was left to be written.
+#[track_caller]
+fn assert_all_written_in_order(log: &[support::Line], context: &str) {
+    log::assert_nothing_out_of_order(log);
+    let balance = Balance::of(log);
+    balance.assert_even();
+    assert_eq!(balance.kept, 0, "{context}");
 }
 
 /// The third who asks for a session is a worker that is started again: held there, it does not get
@@ -427,11 +431,7 @@ fn above_the_limit_of_deaths_it_stops_in_order_with_1_and_names_who_died_and_of_
         killed[2]
     );
     assert!(ended.stderr.contains(&told), "{}", ended.describe());
-    let log = ended.log();
-    log::assert_nothing_out_of_order(&log);
-    let balance = Balance::of(&log);
-    balance.assert_even();
-    assert_eq!(balance.kept, 0, "{}", ended.describe());
+    assert_all_written_in_order(&ended.log(), &ended.describe());
     goes_on(&place, &jobs);
 }
 

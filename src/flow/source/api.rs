@@ -1,6 +1,7 @@
 //! What a source that is no list implements, and what it is told.
 
 use super::own::Books;
+use crate::flow::job::JobError;
 use crate::flow::queue::bell;
 use crate::flow::queue::layout::SOURCE_LISTENS;
 use crate::stop::Stop;
@@ -332,13 +333,6 @@ impl std::fmt::Debug for SourceError {
 // As `JobError`: no `std::error::Error` itself, so that every error can be converted into it.
 impl<E: std::error::Error> From<E> for SourceError {
     fn from(error: E) -> SourceError {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        SourceError::retry(message)
+        SourceError::retry(JobError::from(error))
     }
 }

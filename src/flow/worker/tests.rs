@@ -1,9 +1,30 @@
 //! The life of a worker process, by one that notes what is done to it.
 
 use super::*;
-use crate::flow::queue::jobs::NewJob;
-use crate::flow::queue::layout::Geometry;
+use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+
+/// Ends the whole test program when a test hangs.
+pub(super) struct HangGuard {
+    _alive: mpsc::Sender<()>,
+}
+
+impl HangGuard {
+    /// `of`: what the test is about.
+    pub(super) fn arm(of: &'static str) -> HangGuard {
+        let (alive, dropped) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let limit = Duration::from_secs(120);
+            if dropped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // Not eprintln, which is captured.
+                let _seen = writeln!(std::io::stderr(), "a test of {of} hangs");
+                std::process::abort();
+            }
+        });
+        HangGuard { _alive: alive }
+    }
+}
 
 /// What has happened, in order.
 type Notes = Mutex<Vec<&'static str>>;
@@ -77,14 +98,7 @@ impl Herald for Notes {
 
 /// Runs a worker of one thread on two jobs; what has happened, and its error.
 fn run(fails: bool, stopped: bool) -> (Vec<&'static str>, Option<String>) {
-    let directory = tempfile::tempdir().expect("temp dir");
-    let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 2, job_bytes: 64 };
-    let path = directory.path().join("spool");
-    let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
-    for (index, seq) in [(0, 1), (1, 2)] {
-        let job = NewJob { text: b"job", seq, round: 1, offset: 4, prefix: 0, reason: None };
-        Jobs(&spool).fill(index, &job);
-    }
+    let (_directory, spool) = watchdog::tests::spool();
     let (notes, stop) = (Notes::default(), Stop::new(|| {}));
     if stopped {
         stop.request();

@@ -1,29 +1,9 @@
 //! Commands run for jobs, and their results read back.
 
 use super::*;
+use crate::flow::worker::tests::HangGuard;
 use crate::sys::{pidfd::PidFd, proc_fs};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-
-/// Ends the whole test program when a test hangs.
-struct Watchdog {
-    _alive: mpsc::Sender<()>,
-}
-
-impl Watchdog {
-    fn arm() -> Watchdog {
-        let (alive, dropped) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            let limit = Duration::from_secs(120);
-            if dropped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // Not eprintln, which is captured.
-                let _seen = writeln!(io::stderr(), "a test of commands hangs");
-                std::process::abort();
-            }
-        });
-        Watchdog { _alive: alive }
-    }
-}
 
 fn run_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -112,7 +92,7 @@ fn the_round_is_there_when_it_is_given_and_whole_seconds_stay_numbers() {
 
 #[test]
 fn exit_codes_and_signals_are_told_apart() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let (one, segv, real_time) = (shell("exit 42"), shell("kill -SEGV $$"), shell("kill -35 $$"));
     let outcome = run(&one, b"");
     assert!(matches!(outcome, CommandOutcome::Failed { retryable: true, .. }));
@@ -132,7 +112,7 @@ fn exit_codes_and_signals_are_told_apart() {
 
 #[test]
 fn a_command_that_was_told_to_end_is_put_back_but_not_a_killed_one() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     for (name, put_back) in
         [("TERM", true), ("INT", true), ("HUP", true), ("KILL", false), ("QUIT", false)]
     {
@@ -146,7 +126,7 @@ fn a_command_that_was_told_to_end_is_put_back_but_not_a_killed_one() {
 
 #[test]
 fn a_time_out_ends_all_that_the_command_started() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let mut settings = settings(&[
         "sh",
         "-c",
@@ -192,7 +172,7 @@ fn what_ends_by_itself_after_its_time_out_has_failed_all_the_same() {
 
 #[test]
 fn a_stopped_command_is_killed_at_its_time_out() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let mut settings = settings(&["sh", "-c", "kill -STOP $$"]);
     settings.timeout = Some(Duration::from_millis(50));
     let runner = runner(&settings);
@@ -201,7 +181,7 @@ fn a_stopped_command_is_killed_at_its_time_out() {
 
 #[test]
 fn a_flood_is_cut_and_marked_and_does_not_block_the_command() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let mut settings = settings(&[
         "sh",
         "-c",
@@ -222,7 +202,7 @@ fn a_flood_is_cut_and_marked_and_does_not_block_the_command() {
 
 #[test]
 fn output_is_exact_up_to_the_last_byte_that_is_kept() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let mut settings = settings(&["sh", "-c", "head -c 70000 /dev/zero | tr '\\0' a"]);
     for (max, cut) in [(69_999, true), (70_000, false), (70_001, false), (u64::MAX, false)] {
         settings.max_output = max;
@@ -293,7 +273,7 @@ fn what_can_not_be_started_has_failed_with_the_reason() {
 
 #[test]
 fn what_a_command_leaves_behind_is_left_alone_and_does_not_hold_up_the_job() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let runner = shell("sleep 1000 & yes >&2 & echo done");
     let outcome = run(&runner, b"");
     assert_eq!(encoded(result(&outcome))["stdout"], "done\n");
@@ -306,14 +286,14 @@ fn what_a_command_leaves_behind_is_left_alone_and_does_not_hold_up_the_job() {
 
 #[test]
 fn a_command_that_closes_its_outputs_is_waited_for() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let runner = shell("exec >&- 2>&-; sleep 0.05; exit 7");
     assert_eq!(reason(&run(&runner, b"")), "exit code 7");
 }
 
 #[test]
 fn a_command_that_reads_its_own_output_still_times_out() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let mut settings = settings(&["sh", "-c", "while :; do echo a; done & cat /dev/stdout"]);
     settings.timeout = Some(Duration::from_millis(200));
     assert_eq!(reason(&run(&runner(&settings), b"")), "timed out after 200ms");
@@ -331,7 +311,7 @@ fn the_started_command_is_named_by_pid_start_time_and_group() {
 
 #[test]
 fn commands_of_several_threads_inherit_three_descriptors_and_leave_none_behind() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("commands");
     let name = "commands_of_several_threads_inherit_three_descriptors_and_leave_none_behind";
     // In a process of its own, or other tests' descriptors would be counted.
     if std::env::var_os("COMMAND_TEST_IN_CHILD").is_none() {

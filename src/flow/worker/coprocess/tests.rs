@@ -1,30 +1,9 @@
 //! Coprocesses that run for real, and do what they should not.
 
 use super::*;
+use crate::flow::worker::tests::HangGuard;
 use crate::sys::proc_fs;
-use std::io::Write;
 use std::path::Path;
-use std::sync::mpsc;
-
-/// Ends the whole test program when a test hangs.
-struct Watchdog {
-    _alive: mpsc::Sender<()>,
-}
-
-impl Watchdog {
-    fn arm() -> Watchdog {
-        let (alive, dropped) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            let limit = Duration::from_secs(120);
-            if dropped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // Not eprintln, which is captured.
-                let _seen = writeln!(io::stderr(), "a test of coprocesses hangs");
-                std::process::abort();
-            }
-        });
-        Watchdog { _alive: alive }
-    }
-}
 
 fn settings(command: &[&str]) -> config::Worker {
     let command = command.iter().map(|text| text.to_string()).collect();
@@ -99,7 +78,7 @@ fn pid_of(coprocess: &Coprocess<'_>) -> i32 {
 
 #[test]
 fn one_process_answers_all_jobs_and_its_answers_are_passed_through_as_they_came() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let settings =
         shell("n=$((n+1)); printf '\\t{ \"b\":%s, \"a\":1.000000000000000000001 }\\r\\n' $n");
     let all = coprocesses(&settings);
@@ -112,7 +91,7 @@ fn one_process_answers_all_jobs_and_its_answers_are_passed_through_as_they_came(
 
 #[test]
 fn a_request_is_one_line_that_says_which_job_it_is() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&settings(&["cat"]));
     let mut coprocess = all.of_thread();
     assert_eq!(
@@ -128,7 +107,7 @@ fn a_request_is_one_line_that_says_which_job_it_is() {
 
 #[test]
 fn arguments_stay_as_they_are() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&settings(&[
         "sh",
         "-c",
@@ -142,7 +121,7 @@ fn arguments_stay_as_they_are() {
 
 #[test]
 fn an_answer_can_say_that_the_job_has_failed_and_its_process_goes_on() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let table = [
         (r#"{"procsig_error":"no such host"}"#, "no such host", true),
         (r#"{"retry":false,"x":1,"procsig_error":"never\nwill"}"#, "never\nwill", false),
@@ -176,7 +155,7 @@ fn an_answer_can_say_that_the_job_has_failed_and_its_process_goes_on() {
 
 #[test]
 fn what_is_no_json_fails_the_job_and_the_next_one_gets_a_new_process() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let folder = tempfile::tempdir().expect("can make one");
     let each = "case $line in *bad*) cat \"$FOLDER/answer\";; *) echo $$;; esac";
     let all = coprocesses(&in_folder(folder.path(), each));
@@ -208,7 +187,7 @@ fn what_is_no_json_fails_the_job_and_the_next_one_gets_a_new_process() {
 
 #[test]
 fn one_that_hangs_is_killed_with_its_group_and_the_next_job_gets_a_new_one() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let mut settings = shell("case $line in *hang*) sleep 1000 & sleep 1000;; *) echo 1;; esac");
     settings.timeout = Some(Duration::from_millis(200));
     let all = coprocesses(&settings);
@@ -223,7 +202,7 @@ fn one_that_hangs_is_killed_with_its_group_and_the_next_job_gets_a_new_one() {
 
 #[test]
 fn one_that_dies_with_the_job_in_hand_is_replaced_at_once_and_three_times_at_most() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let folder = tempfile::tempdir().expect("can make one");
     let die_once = "if mkdir \"$FOLDER/died\"; then kill -9 $$; fi 2>/dev/null; echo 1";
     let all = coprocesses(&in_folder(folder.path(), die_once));
@@ -254,7 +233,7 @@ fn one_that_dies_with_the_job_in_hand_is_replaced_at_once_and_three_times_at_mos
 
 #[test]
 fn one_that_can_not_even_begin_fails_the_job_with_what_it_ended_with() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&settings(&["sh", "-c", "exit 9"]));
     let (error, retry) = failure(ask(&mut all.of_thread(), "x"));
     assert!(error.ends_with("exit code 9") && !retry, "{error}");
@@ -262,7 +241,7 @@ fn one_that_can_not_even_begin_fails_the_job_with_what_it_ended_with() {
 
 #[test]
 fn one_that_is_ended_by_a_signal_of_a_shutdown_is_interrupted() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     for signal in ["INT", "TERM", "HUP"] {
         let all = coprocesses(&shell(&format!("kill -{signal} $$; sleep 1000")));
         let outcome = ask(&mut all.of_thread(), "x");
@@ -273,7 +252,7 @@ fn one_that_is_ended_by_a_signal_of_a_shutdown_is_interrupted() {
 
 #[test]
 fn one_that_ends_after_its_answer_or_between_two_jobs_costs_nothing() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&shell("echo 1; exit 7"));
     let mut coprocess = all.of_thread();
     for _ in 0..20 {
@@ -297,7 +276,7 @@ fn one_that_ends_after_its_answer_or_between_two_jobs_costs_nothing() {
 
 #[test]
 fn a_long_answer_counts_though_its_writer_has_ended_before_any_of_it_was_read() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     // Something else still holds its input open, so that the request can be written.
     let script = "exec 3<&0; sleep 1000 3<&3 & printf '\"%050000d\"\\n' 0";
     let all = coprocesses(&settings(&["sh", "-c", script]));
@@ -312,7 +291,7 @@ fn a_long_answer_counts_though_its_writer_has_ended_before_any_of_it_was_read() 
 
 #[test]
 fn a_second_line_for_a_job_ends_the_process_and_is_nobodys_answer() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&shell("printf '%s\\n\"surplus\"\\n' $$"));
     let mut coprocess = all.of_thread();
     let mut answers: Vec<String> = (0..10).map(|_| value(ask(&mut coprocess, "x"))).collect();
@@ -324,7 +303,7 @@ fn a_second_line_for_a_job_ends_the_process_and_is_nobodys_answer() {
 
 #[test]
 fn an_answer_may_have_as_many_bytes_as_allowed_and_not_one_more() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     // A number does not begin with zeroes, a text may.
     let each = "case $line in *fit*) n=100000;; *) n=100001;; esac; printf '\"%0*d\"\\n' $n 0";
     let mut settings = shell(each);
@@ -342,7 +321,7 @@ fn an_answer_may_have_as_many_bytes_as_allowed_and_not_one_more() {
 
 #[test]
 fn a_flood_of_standard_error_holds_up_nobody_with_a_job_or_without() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let folder = tempfile::tempdir().expect("can make one");
     let flood = "head -c 3000000 /dev/zero | tr '\\0' 'x' >&2";
     let lines = "yes | head -c 3000000 >&2";
@@ -356,7 +335,7 @@ fn a_flood_of_standard_error_holds_up_nobody_with_a_job_or_without() {
 
 #[test]
 fn one_that_closes_its_output_or_its_input_and_lives_on_is_ended() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&shell("exec >&-; sleep 1000"));
     let (error, _) = failure(ask(&mut all.of_thread(), "x"));
     assert!(error.ends_with("it has closed its standard output and did not end"), "{error}");
@@ -381,7 +360,7 @@ fn one_that_closes_its_output_or_its_input_and_lives_on_is_ended() {
 
 #[test]
 fn pipes_that_a_grandchild_holds_open_are_not_waited_for() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     // In a session of its own it is not in the group either.
     let all = coprocesses(&shell("echo $$; setsid sleep 30 & exit 0"));
     let began = clock::now();
@@ -396,7 +375,7 @@ fn pipes_that_a_grandchild_holds_open_are_not_waited_for() {
 
 #[test]
 fn a_request_and_an_answer_that_no_pipe_holds_are_exchanged_at_the_same_time() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let text = "head -c 300000 /dev/zero | tr '\\0' ' '; read -r line; echo ${#line}";
     let mut settings = settings(&["sh", "-c", text]);
     settings.max_output = 1 << 20;
@@ -414,7 +393,7 @@ fn a_request_and_an_answer_that_no_pipe_holds_are_exchanged_at_the_same_time() {
 
 #[test]
 fn a_program_that_is_not_there_is_named_before_anything_is_started_and_when_it_goes() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let error = check(&settings(&["no-such-program-at-all", "x"])).expect_err("is not there");
     assert_eq!(error, "can't start \"no-such-program-at-all\": No such file or directory");
     let error = check(&settings(&["/dev/null"])).expect_err("is no program");
@@ -427,7 +406,7 @@ fn a_program_that_is_not_there_is_named_before_anything_is_started_and_when_it_g
 
 #[test]
 fn at_the_end_its_input_ends_and_it_may_come_to_an_end_by_itself() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let folder = tempfile::tempdir().expect("can make one");
     let script =
         "while read -r line; do echo 1; done; head -c 200000 /dev/zero; : > \"$FOLDER/end\"";
@@ -442,7 +421,7 @@ fn at_the_end_its_input_ends_and_it_may_come_to_an_end_by_itself() {
 
 #[test]
 fn one_that_ignores_the_end_of_its_input_is_killed_with_its_group() {
-    let _watchdog = Watchdog::arm();
+    let _watchdog = HangGuard::arm("coprocesses");
     let all = coprocesses(&shell("echo 1; sleep 1000 & sleep 1000"));
     let mut coprocess = all.of_thread();
     value(ask(&mut coprocess, "x"));

@@ -13,7 +13,8 @@ use crate::sys::atomic::Ordering;
 const OLD: Claimer = Claimer { lane: 0, incarnation: 1 };
 const LATER: Duration = Duration::from_secs(3600);
 
-fn spool() -> (tempfile::TempDir, Spool) {
+/// Of one lane, with two jobs.
+pub(in super::super) fn spool() -> (tempfile::TempDir, Spool) {
     let directory = tempfile::tempdir().expect("temp dir");
     let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 2, job_bytes: 64 };
     let path = directory.path().join("spool");
