@@ -430,7 +430,7 @@ fn one_that_ignores_the_end_of_its_input_is_killed_with_its_group() {
     let began = clock::now();
     drop(coprocess);
     assert!(clock::now() - began >= GRACE);
-    assert!(group_is_empty(pid));
+    wait_until("its group to be gone", || group_is_empty(pid));
     assert!(proc_fs::stat(pid).is_none(), "it was reaped");
 }
 
