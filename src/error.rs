@@ -29,6 +29,47 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    /// All of them, in the order of precedence.
+    pub const ALL: [ExitCode; 9] = [
+        ExitCode::Config,
+        ExitCode::Usage,
+        ExitCode::Held,
+        ExitCode::Io,
+        ExitCode::Failure,
+        ExitCode::Killed,
+        ExitCode::Unfinished,
+        ExitCode::JobsFailed,
+        ExitCode::Success,
+    ];
+
+    /// What it means, as the manual page says it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            ExitCode::Config => {
+                "the configuration is not valid, or the spool holds pending work of another pipeline"
+            }
+            ExitCode::Usage => "wrong usage",
+            ExitCode::Held => "another daemon holds this spool or this output",
+            ExitCode::Io => {
+                "the spool or the output can't be read or written, or a damaged spool has cost a \
+                 job of a finished list its result"
+            }
+            ExitCode::Failure => "a child could not be kept running",
+            ExitCode::Killed => {
+                "something had to be killed, at the deadline or by a second signal; what it held is \
+                 in the spool"
+            }
+            ExitCode::Unfinished => {
+                "stopped in order before the end of a finite list; start it again to go on"
+            }
+            ExitCode::JobsFailed => "a finite list was finished, and some jobs failed for good",
+            ExitCode::Success => {
+                "everything stopped in order, everything flushed; so too an endless pipeline after \
+                 SIGTERM or SIGINT"
+            }
+        }
+    }
+
     /// The number that the process exits with.
     pub const fn code(self) -> u8 {
         self as u8

@@ -136,6 +136,25 @@ fn help_and_version_exit_with_0() {
 }
 
 #[test]
+fn bash_completes_commands_and_options_with_what_is_printed_for_it() {
+    let (place, _) = place();
+    let printed = place.command(&["completions", "bash"]).finish();
+    printed.assert_exit(0);
+    place.write("completions.bash", &printed.stdout);
+    let complete = |words: &str, last: usize| {
+        let script = format!(
+            ". ./completions.bash; COMP_WORDS=({words}); COMP_CWORD={last}; \
+             _procsig procsig \"${{COMP_WORDS[{last}]}}\" x 2>/dev/null; echo \"${{COMPREPLY[*]}}\""
+        );
+        let mut bash = std::process::Command::new("bash");
+        let output = bash.args(["-c", &script]).current_dir(place.path("")).output();
+        String::from_utf8_lossy(&output.expect("bash").stdout).trim().to_owned()
+    };
+    assert_eq!(complete("procsig dead", 1), "dead-letters");
+    assert_eq!(complete("procsig run --dead", 2), "--deadline");
+}
+
+#[test]
 fn an_invalid_configuration_exits_with_78_before_anything_starts() {
     let good = "processes = 2\n";
     let wrong = [

@@ -6,60 +6,41 @@ use std::time::Duration;
 use ::log::LevelFilter;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::help;
 use crate::config::raw::{self, Known, Overrides};
 use crate::config::{Lines, LogFormat};
 
 /// The command line of this program: of `procsig`, or of one with functions of its own, for which other
 /// lines can be pasted.
 pub(super) fn command(program: &str, version: Option<&str>, known: &Known) -> clap::Command {
-    let program = program.to_owned();
-    let command = Cli::command().name(program.clone()).bin_name(program.clone());
-    let command = match version {
-        Some(version) => command.version(version.to_owned()),
-        None => command,
-    };
-    let usage = format!("{program} run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]");
-    let Some(first) = known.functions.first() else {
-        return command.mut_subcommand("run", |run| {
-            run.override_usage(usage).mut_arg("function", |function| function.hide(true))
-        });
-    };
-    let template = format!(
-        "{program} run --jobs jobs.txt -o results.jsonl --function {}\n{program} run config.toml\n\n\
-         {{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{all-args}}{{after-help}}",
-        first.name
-    );
+    let (short, long) = help::versions(version);
+    let command = Cli::command().name(program.to_owned()).bin_name(program.to_owned());
+    let command = command.version(short).long_version(long);
     let names: Vec<&str> = known.functions.iter().map(|it| it.name.as_str()).collect();
-    let about =
-        format!("Runs its functions, or commands, in worker processes: {}", names.join(", "));
-    let help = format!("Run this function, without a configuration file: {}", names.join(", "));
-    command.about(about).help_template(template.clone()).mut_subcommand("run", |run| {
-        run.override_usage(usage)
-            .help_template(template)
-            .mut_arg("function", |function| function.help(help))
-    })
-}
-
-/// Help begins with what can be pasted. It stands in a template, since only there clap leaves
-/// long lines whole; what is in braces and no tag of clap's is left as it is.
-macro_rules! help_template {
-    () => {
-        "\
-procsig run --jobs hosts.txt -o pings.jsonl -j 8 --timeout 5s -- ping -c1 {}
-procsig run --jobs urls.txt --every 30s -o checks.jsonl -- curl -fsS -o /dev/null \
--w '%{http_code}' {}
-
-{about-with-newline}
-{usage-heading} {usage}
-
-{all-args}{after-help}"
-    };
+    let pasted = |command: &str| help::template(&help::examples(command, program, &names));
+    let usage = format!("{program} run [CONFIG.toml] [OPTIONS] [-- COMMAND [ARG ...]]");
+    let command = command
+        .help_template(pasted(""))
+        .mut_subcommands(|command| {
+            let template = pasted(command.get_name());
+            command.help_template(template)
+        })
+        .mut_subcommand("run", |run| run.override_usage(usage));
+    if names.is_empty() {
+        return command
+            .mut_subcommand("run", |run| run.mut_arg("function", |function| function.hide(true)));
+    }
+    let names = names.join(", ");
+    let help = format!("Run this function, without a configuration file: {names}");
+    command
+        .about(format!("Runs its functions, or commands, in worker processes: {names}"))
+        .mut_subcommand("run", |run| run.mut_arg("function", |function| function.help(help)))
 }
 
 /// Runs a command for each job of a list, many at a time, and appends each result to a file:
 /// once, also when it is stopped or killed and started again
 #[derive(Debug, Parser)]
-#[command(name = "procsig", version, max_term_width = 100, help_template = help_template!())]
+#[command(name = "procsig", version, max_term_width = 100)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -68,7 +49,6 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Runs a pipeline: from a configuration file, or from options and a command
-    #[command(help_template = help_template!())]
     Run(Box<RunArguments>),
     /// Prints the jobs of a file of dead letters, one a line, to be run again
     DeadLetters {
@@ -84,6 +64,14 @@ pub(super) enum Command {
     },
     /// Prints a commented example of a configuration file
     Init,
+    /// Prints what completes this command line in a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -238,7 +226,8 @@ mod tests {
     #[test]
     fn help_begins_with_two_lines_to_paste_and_leaves_them_whole() {
         for words in [&["procsig", "--help"][..], &["procsig", "run", "--help"], &["procsig"]] {
-            let help = Cli::try_parse_from(words).unwrap_err().to_string();
+            let command = command("procsig", None, &Known::default());
+            let help = command.try_get_matches_from(words).unwrap_err().to_string();
             let mut lines = help.lines();
             assert_eq!(
                 lines.next(),

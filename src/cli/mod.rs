@@ -6,6 +6,8 @@
 
 mod args;
 mod dead_letters;
+mod help;
+mod manual;
 mod run;
 
 use std::io::{self, Write};
@@ -28,7 +30,8 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
         complain(&program, "error", &error.to_string());
         return error.exit_code().code().into();
     }
-    let matches = args::command(&program, daemon.version.as_deref(), &known).try_get_matches();
+    let line = args::command(&program, daemon.version.as_deref(), &known);
+    let matches = line.clone().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
@@ -44,6 +47,8 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
             dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
         }
         Command::Init => print(EXAMPLE),
+        Command::Completions { shell } => print(&help::completions(shell, line, &program)),
+        Command::Man => manual::page(line, &program, &known).and_then(|page| print(&page)),
     };
     match outcome {
         Ok(code) => code.code().into(),
