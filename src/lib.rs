@@ -67,6 +67,7 @@ mod control;
 mod daemon;
 mod error;
 mod flow;
+mod inspect;
 mod log;
 mod pipeline;
 mod stop;

@@ -50,6 +50,17 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Runs a pipeline: from a configuration file, or from options and a command
     Run(Box<RunArguments>),
+    /// Shows how the last run was stopped: who was told when, and when each process had ended
+    Timeline {
+        /// The spool, its configuration, its output or its directory [default: the spool of this
+        /// directory]
+        #[arg(value_name = "CONFIG.toml|SPOOL")]
+        spool: Option<PathBuf>,
+
+        /// Print what is known, with every event, as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the jobs of a file of dead letters, one a line, to be run again
     DeadLetters {
         /// The file that dead_letters.file names

@@ -18,6 +18,7 @@ use clap::FromArgMatches;
 use crate::config::raw::{self, Known, Overrides};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
+use crate::inspect::{find, last_run::LastRun, timeline};
 use crate::log::escape;
 
 use args::{Cli, Command};
@@ -46,6 +47,7 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
         Command::DeadLetters { file } => {
             dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
         }
+        Command::Timeline { spool, json } => timeline(spool.as_deref(), json, &known),
         Command::Init => print(EXAMPLE),
         Command::Completions { shell } => print(&help::completions(shell, line, &program)),
         Command::Man => manual::page(line, &program, &known).and_then(|page| print(&page)),
@@ -73,6 +75,11 @@ fn check(path: &Path, daemon: Daemon, program: &str) -> Result<ExitCode, Error> 
         complain(program, "warning", warning);
     }
     print(&format!("{}: valid\n", path.display()))
+}
+
+fn timeline(given: Option<&Path>, json: bool, known: &Known) -> Result<ExitCode, Error> {
+    let run = LastRun::look(&find::spool(given, known)?)?;
+    print(&if json { timeline::json(&run) } else { timeline::list(&run) })
 }
 
 fn print(text: &str) -> Result<ExitCode, Error> {

@@ -33,6 +33,8 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
+mod notes;
+
 /// By how much of a thousand the kernel prefers workers when memory runs out: theirs is the memory
 /// that somebody else's code takes, and another one finds the job in the spool.
 const WORKERS_FIRST: i32 = 500;
@@ -117,32 +119,6 @@ impl Launch {
             Launch { config, kinds, spool, outputs, intake, own, stopped, opening, run_id };
         launch.sign();
         Ok(launch)
-    }
-
-    /// Enters this run into the spool.
-    fn sign(&self) {
-        let run = self.spool.run();
-        let pid = std::process::id();
-        let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
-        let shutdown = self.config.shutdown;
-        for (word, value) in [
-            (&run.main_start, 0),
-            (&run.run_id, self.run_id),
-            (&run.boot_id, proc_fs::boot_id()),
-            (&run.main_pid, pid.into()),
-            (&run.started, clock::nanos(clock::wall())),
-            (&run.deadline, clock::nanos(shutdown.deadline)),
-            (&run.flush_reserve, clock::nanos(shutdown.flush_reserve)),
-            (&run.stopping, 0),
-            (&run.ended, 0),
-            (&run.main_start, start),
-        ] {
-            word.store(value, Ordering::Release);
-        }
-        for index in 0..self.spool.processes() {
-            processes::set_state(&self.spool, index, ProcessState::Absent);
-        }
-        self.spool.bells().jobs_idle.store(0, Ordering::Release);
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -231,25 +207,6 @@ impl Launch {
         self.spool.wake_all();
     }
 
-    /// Notes that a stop has begun: from now on no worker begins a job.
-    pub(crate) fn begin_stop(&self) {
-        self.spool.run().stopping.store(1, Ordering::Release);
-    }
-
-    /// Notes that main kills the child: what it has in hand counts no death.
-    pub(crate) fn condemn(&self, child: Child) {
-        processes::condemn(&self.spool, slot(child));
-    }
-
-    /// Notes how a child has ended, for its successor to say what its job did.
-    pub(crate) fn note_end(&self, child: Child, ended: process::Ended) {
-        let end = match ended {
-            process::Ended::Exited(code) => 1 + u64::from(code.unsigned_abs()),
-            process::Ended::Signaled(signal) => 512 + u64::from(signal.unsigned_abs()),
-        };
-        processes::note_end(&self.spool, slot(child), end);
-    }
-
     /// What is about to run, in a line.
     pub(crate) fn describe(&self) -> String {
         let kinds = self.kinds.iter().map(|Kind { settings, .. }| {
@@ -312,15 +269,6 @@ impl Launch {
             complete.store(&self.spool, generation + 1);
         }
         Ok(balance)
-    }
-
-    /// Notes the exit code, and gives the room of an empty spool back: one that nothing is kept
-    /// in, neither records nor jobs nor a place in the list.
-    pub(crate) fn end(&self, balance: &Balance, code: u8) {
-        let done = balance.kept == 0 && (balance.complete || !self.has_source());
-        // After a failure nobody knows whether the output has reached the disk.
-        let empty = done && matches!(code, 0 | 3);
-        self.spool.end(code, empty);
     }
 
     /// The main function of a child.

@@ -167,7 +167,10 @@ impl Supervisor<'_> {
                     let child = *child;
                     let words = |message| format!("{}: {message}", self.launch.name(child));
                     match report {
-                        Report::Ready => events.push(Event::Ready(child)),
+                        Report::Ready => {
+                            self.launch.note_ready(child);
+                            events.push(Event::Ready(child));
+                        }
                         Report::Finished => events.push(Event::Finished(child)),
                         Report::Overdue { message } => {
                             log::warn!("{}: its process ends for that", words(message));
@@ -301,6 +304,7 @@ impl Supervisor<'_> {
         if matches!(child, Child::Worker(_)) {
             self.sessions.insert(pid.as_raw());
         }
+        self.launch.note_start(child, pid);
         self.words.started(child);
         self.by_pid.insert(pid, child);
         self.handles.insert(child, Handle { pid, orders, descriptor: orders_descriptor });
@@ -325,6 +329,7 @@ impl Supervisor<'_> {
     fn tell_to_stop(&self, child: Child) {
         let Some(handle) = self.handles.get(&child) else { return };
         let deadline = self.stop_began.unwrap_or_default() + self.launch.limits().deadline;
+        self.launch.note_told(child);
         // If that fails the child has just ended, and is about to be reaped.
         let _told = handle.orders.send(Order::Stop { deadline: clock::nanos(deadline) });
     }

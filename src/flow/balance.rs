@@ -6,6 +6,7 @@
 
 use super::queue::commit::{Commit, Totals};
 use super::queue::jobs::Jobs;
+use super::queue::layout::BALANCE_WORDS;
 use super::queue::position::ListPosition;
 use super::queue::processes;
 use super::queue::reader::{Mark, Survey, survey};
@@ -63,6 +64,69 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// As it is noted in the spool.
+    pub(crate) fn words(&self) -> [u64; BALANCE_WORDS] {
+        let mut words = [0; BALANCE_WORDS];
+        let values = [
+            self.published,
+            self.kept_before,
+            self.written,
+            self.dead_letters,
+            self.kept,
+            self.quarantined,
+            self.lost_in_run,
+            self.jobs_done,
+            self.jobs_failed,
+            self.jobs_failed_of_list,
+            self.jobs_left,
+            self.jobs_left_exact.into(),
+            self.complete.into(),
+            self.jobs_lost.cast_unsigned(),
+            self.damaged.into(),
+        ];
+        words[..values.len()].copy_from_slice(&values);
+        words
+    }
+
+    /// As it was noted in a spool.
+    pub(crate) fn from_words(words: &[u64; BALANCE_WORDS]) -> Balance {
+        let [
+            published,
+            kept_before,
+            written,
+            dead_letters,
+            kept,
+            quarantined,
+            lost_in_run,
+            jobs_done,
+            jobs_failed,
+            jobs_failed_of_list,
+            jobs_left,
+            jobs_left_exact,
+            complete,
+            jobs_lost,
+            damaged,
+            _,
+        ] = *words;
+        Balance {
+            published,
+            kept_before,
+            written,
+            dead_letters,
+            kept,
+            quarantined,
+            lost_in_run,
+            jobs_done,
+            jobs_failed,
+            jobs_failed_of_list,
+            jobs_left,
+            jobs_left_exact: jobs_left_exact != 0,
+            complete: complete != 0,
+            jobs_lost: jobs_lost.cast_signed(),
+            damaged: damaged != 0,
+        }
+    }
+
     /// Do both sides agree?
     pub fn agrees(&self) -> bool {
         // Numbers that a broken worker has stored can be of any size.
@@ -178,4 +242,21 @@ fn survey_lanes(spool: &Spool, heads: &[Mark]) -> Result<Vec<Survey>, Error> {
 
 fn kept(published: &[u64], heads: &[Mark]) -> u64 {
     published.iter().zip(heads).map(|(end, head)| end.saturating_sub(head.records)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balance_that_was_noted_is_read_as_it_was() {
+        let words: [u64; BALANCE_WORDS] = std::array::from_fn(|word| match word {
+            11 | 12 | 14 => 1,
+            15 => 0,
+            other => 100 + other as u64,
+        });
+        let balance = Balance::from_words(&words);
+        assert_eq!(balance.words(), words);
+        assert_eq!((balance.published, balance.jobs_left, balance.complete), (100, 110, true));
+    }
 }

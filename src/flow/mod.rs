@@ -1,11 +1,12 @@
 //! The flow of data, in the order in which it travels: a [`source`] hands out [`job`]s, a
 //! [`worker`] turns them into records by an [`emitter`], the [`queue`] carries the records, the
 //! [`buffer`] collects them, a [`sink`] writes them. [`prepare`] comes before ([`rebuild`]
-//! if sizes have changed), [`balance`] counts at both ends.
+//! if sizes have changed), [`balance`] counts at both ends, [`about`] is what a run leaves written of itself.
 //!
 //! Nothing here knows of processes, signals or deadlines: all it hears of control is
 //! [`crate::stop`].
 
+pub(crate) mod about;
 pub(crate) mod balance;
 pub(crate) mod buffer;
 pub(crate) mod emitter;

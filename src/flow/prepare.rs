@@ -206,7 +206,11 @@ fn check_dead_letters(config: &Config, spool: &Path) -> Result<(), Error> {
     }
 }
 
-fn spool_path(config: &Config) -> Result<PathBuf, Error> {
+/// Where the spool of a pipeline is.
+///
+/// # Errors
+/// If there is no place for it beside the output.
+pub(crate) fn spool_path(config: &Config) -> Result<PathBuf, Error> {
     if let Some(path) = &config.spool.file {
         return Ok(path.clone());
     }

@@ -41,6 +41,9 @@ unsafe impl Send for Mapping {}
 // SAFETY: as for Send.
 unsafe impl Sync for Mapping {}
 
+/// Bytes of a file that are copied at a time.
+const COPIED_AT_A_TIME: usize = 256 << 10;
+
 impl Mapping {
     fn new(base: *mut u8, len: usize) -> Mapping {
         Mapping {
@@ -62,6 +65,36 @@ impl Mapping {
             mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0)
         }?;
         Ok(Mapping::new(base.cast(), len))
+    }
+
+    /// The first `len` bytes of the file as they are now, in memory of our own. What the file does not
+    /// have is zero.
+    ///
+    /// # Errors
+    /// What the system says: `ENOMEM`, `EIO`, `EBADF`.
+    pub(crate) fn copy_of(file: &std::fs::File, len: usize) -> io::Result<Mapping> {
+        use std::os::unix::fs::FileExt;
+        // SAFETY: the kernel chooses an address where nothing is mapped.
+        let base = unsafe {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE)
+        }?;
+        let copy = Mapping::new(base.cast(), len);
+        let mut piece = vec![0; COPIED_AT_A_TIME.min(len)];
+        let mut done = 0;
+        while done < len {
+            let want = piece.len().min(len - done);
+            match file.read_at(&mut piece[..want], done as u64) {
+                Ok(0) => break,
+                Ok(read) => {
+                    copy.write(done, &piece[..read]);
+                    done += read;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copy)
     }
 
     /// Maps `len` bytes of the file, from `offset` on, twice in a row: so what begins before the
@@ -211,6 +244,17 @@ mod tests {
         let two = Mapping::of_file(&file, 4096).expect("map");
         one.at::<AtomicU64>(8).store(7, Ordering::Release);
         assert_eq!(two.at::<AtomicU64>(8).load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
+    fn a_copy_has_what_the_file_had_and_zeros_behind_its_end() {
+        let file = file(5000);
+        let shared = Mapping::of_file(&file, 5000).expect("map");
+        shared.write(4990, b"0123456789");
+        let copy = Mapping::copy_of(&file, 8192).expect("copy");
+        shared.write(4990, b"..........");
+        assert_eq!(&copy.read::<12>(4990), b"0123456789\0\0");
     }
 
     #[test]

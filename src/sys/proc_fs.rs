@@ -50,6 +50,11 @@ impl Stat {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 
+    /// Was it stopped, by SIGSTOP or by a debugger?
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
     /// The name stands in parentheses and may itself hold spaces, parentheses and line ends; what
     /// follows holds none. So the fields are counted from the last parenthesis.
     fn parse(text: &[u8]) -> Option<Stat> {

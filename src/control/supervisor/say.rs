@@ -10,7 +10,7 @@ impl Supervisor<'_> {
         match notice {
             Notice::StopRequested(reason) => {
                 self.stop_began = Some(clock::now());
-                self.launch.begin_stop();
+                self.launch.begin_stop(reason);
                 let reason = match reason {
                     Reason::Signal => "signal",
                     Reason::Finished => "finished",

@@ -7,11 +7,13 @@
 //!   that each role maps only its own as writable.
 //! - Offsets follow from the [`Geometry`] alone; nothing in the file is an address.
 //!
-//! # Format (version 2, all words little-endian, every region on a page of its own)
+//! # Format (version 3, all words little-endian, every region on a page of its own)
 //! ```text
 //! region      written by                what
 //! header      creator, once             magic, version, geometry, identity, fingerprint, checksum
 //! run         main                      run id, boot id, main's pid, deadlines, exit
+//! about       main, at each start       what runs, for who has no configuration: a text with a checksum
+//! history     main                      what happened to whom in the last run, and in its stop
 //! position    source                    two records in turn: how far the job list was handed out
 //! processes   each child, and main      pid, start time, incarnation, state; how it ended
 //! bells       all                       futex words: who sleeps, and for what
@@ -32,7 +34,7 @@ use crate::sys::mmap::Shared;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"procsig\0");
 
 /// Version of the format. Another version's spool is refused, never guessed at.
-pub(crate) const VERSION: u64 = 2;
+pub(crate) const VERSION: u64 = 3;
 
 /// Regions begin on multiples of this, on every architecture that we run on.
 pub(crate) const PAGE: usize = 4096;
@@ -49,6 +51,18 @@ pub(crate) const COMMIT_PER_LANE: usize = 4;
 
 /// Words of a source position.
 pub(crate) const POSITION_WORDS: usize = 8;
+
+/// Bytes of what is known about a run, with its head: so many, and so many for each lane, since a
+/// kind of worker has one at least.
+const ABOUT_BYTES: usize = 16 << 10;
+const ABOUT_BYTES_PER_LANE: usize = 256;
+
+/// Entries of the history before the stop, of which the newest are kept, and of the stop, of which
+/// all are: so many, and so many for each child.
+const HISTORY_BEFORE: usize = 64;
+const HISTORY_BEFORE_PER_CHILD: usize = 2;
+const HISTORY_STOP: usize = 64;
+const HISTORY_STOP_PER_CHILD: usize = 4;
 
 /// The sizes that a spool is built for; they never change in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +99,13 @@ impl Geometry {
 pub(crate) struct Layout {
     pub geometry: Geometry,
     pub run: usize,
+    pub about: usize,
+    /// Bytes of the text at most.
+    pub about_bytes: usize,
+    pub history: usize,
+    /// Entries in its two parts.
+    pub history_before: usize,
+    pub history_stop: usize,
     pub position: [usize; 2],
     pub processes: usize,
     pub bells: usize,
@@ -108,6 +129,11 @@ impl Layout {
         let record = |words: usize| (RECORD_HEAD + words) * size_of::<u64>();
         let batch = record(COMMIT_FIXED + COMMIT_PER_LANE * lanes);
         let payload_stride = (geometry.job_bytes as usize).next_multiple_of(64);
+        let about = ABOUT_BYTES + lanes * ABOUT_BYTES_PER_LANE;
+        let children = 2 + lanes;
+        let history_before = HISTORY_BEFORE + children * HISTORY_BEFORE_PER_CHILD;
+        let history_stop = HISTORY_STOP + children * HISTORY_STOP_PER_CHILD;
+        let entries = (history_before + history_stop) * size_of::<HistoryEntry>();
         let mut end = PAGE;
         let mut region = |bytes: usize| {
             let start = end;
@@ -117,6 +143,11 @@ impl Layout {
         Layout {
             geometry,
             run: region(size_of::<Run>()),
+            about: region(about),
+            about_bytes: about - size_of::<AboutHead>(),
+            history: region(size_of::<HistoryHead>() + entries),
+            history_before,
+            history_stop,
             position: [region(record(POSITION_WORDS)), region(record(POSITION_WORDS))],
             processes: region((2 + lanes) * size_of::<Process>()),
             bells: region(size_of::<Bells>() + lanes * size_of::<LaneBell>()),
@@ -182,6 +213,44 @@ pub(crate) struct Run {
     pub boots: AtomicU64,
     /// Nonzero: a start has found the spool damaged at some time.
     pub damaged: AtomicU64,
+}
+
+/// Before the text of what is known about a run.
+#[repr(C)]
+pub(crate) struct AboutHead {
+    /// Of the text, in bytes; 0: there is none.
+    pub len: AtomicU64,
+    /// CRC-32C of the text and of the run's number.
+    pub checksum: AtomicU64,
+}
+
+/// Before the entries of the history.
+#[repr(C)]
+pub(crate) struct HistoryHead {
+    /// Of which run it tells; 0: of none.
+    pub run_id: AtomicU64,
+    /// When that began, on the monotonic clock, in nanoseconds.
+    pub began: AtomicU64,
+    /// Entries before the stop that were ever made; only the newest are there.
+    pub before: AtomicU64,
+    /// Entries of the stop; the first is what it was asked for.
+    pub stop: AtomicU64,
+    /// Entries of the stop that found no room.
+    pub missed: AtomicU64,
+    /// The balance at the end, and its checksum, with that of the run's number.
+    pub balance: [AtomicU64; BALANCE_WORDS],
+    pub balance_checksum: AtomicU64,
+    reserved: [AtomicU64; 2],
+}
+
+/// Words of a balance.
+pub(crate) const BALANCE_WORDS: usize = 16;
+
+/// One entry of the history; what its words mean is said in [`super::history`].
+#[repr(C)]
+pub(crate) struct HistoryEntry {
+    pub words: [AtomicU64; 7],
+    pub checksum: AtomicU64,
 }
 
 /// What a child is doing, in [`Process::state`].
@@ -320,6 +389,9 @@ macro_rules! shared {
 shared!(
     Header = 72,
     Run = 88,
+    AboutHead = 16,
+    HistoryHead = 192,
+    HistoryEntry = 64,
     Process = 128,
     Bells = 192,
     LaneBell = 64,
@@ -339,6 +411,8 @@ mod tests {
         let starts = [
             0,
             layout.run,
+            layout.about,
+            layout.history,
             layout.position[0],
             layout.position[1],
             layout.processes,

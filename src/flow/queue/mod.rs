@@ -5,12 +5,14 @@
 //! its records take, [`reader`] the far end of it, [`ends`] the words at which both meet, [`commit`] the
 //! books that say how far they have got, [`settle`] what is done about the jobs of the dead, [`repair`] what a start does about a
 //! spool in which nobody lives. [`spool`] is the file, [`layout`] where everything stands in it,
-//! [`record`] and [`frame`] how words and records are kept whole, [`bell`] how sleepers are woken.
+//! [`record`] and [`frame`] how words and records are kept whole, [`bell`] how sleepers are woken, [`history`]
+//! what happened to whom.
 
 pub(crate) mod bell;
 pub(crate) mod commit;
 pub(crate) mod ends;
 pub(crate) mod frame;
+pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod lane;
 pub(crate) mod layout;

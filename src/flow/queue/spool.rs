@@ -5,19 +5,18 @@
 
 use super::commit::Commit;
 use super::layout::{
-    Bells, Consumer, Geometry, Header, LaneBell, Layout, MAGIC, PAGE, Process, Producer, Run,
-    VERSION,
+    AboutHead, Bells, Consumer, Geometry, Header, HistoryEntry, HistoryHead, LaneBell, Layout,
+    MAGIC, PAGE, Process, Producer, Run, VERSION,
 };
 use super::{orphans, processes};
 use crate::error::Error;
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::mmap::Mapping;
-use crate::sys::{lock, proc_fs, signal};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
+use crate::sys::{lock, signal};
+use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -43,23 +42,16 @@ pub(crate) enum Role {
     Buffer,
 }
 
-/// File systems on which a lock or a mapping is not what it is on a local disk.
-const REFUSED: [(u64, &str); 8] = [
-    (0x6969, "NFS"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB"),
-    (0x517b, "SMB"),
-    (0x00c3_6400, "Ceph"),
-    (0x5346_414f, "AFS"),
-    (0x2fc1_2fc1, "ZFS (copy on write)"),
-    (0xca45_1a4e, "bcachefs (copy on write)"),
-];
 /// How often orphans are waited for, each time until their deadline.
 const WAITS_MAX: u32 = 3;
 /// How often, and with what pause, a holder that the process table does not name is looked for.
 const UNNAMED_LOOKS: u32 = 200;
 const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
-const BTRFS: u64 = 0x9123_683e;
+
+mod build;
+mod look;
+
+pub(crate) use look::Extent;
 
 impl Spool {
     /// Creates a spool at `path`, with what `fill` puts into it before anybody can see it. An
@@ -77,16 +69,17 @@ impl Spool {
     ) -> Result<Spool, Error> {
         let layout = Layout::of(geometry);
         let temporary = sibling(path, &format!(".new-{}", std::process::id()));
-        remove_unfinished(path);
+        build::remove_unfinished(path);
         // What goes on numbering its batches stays the same spool for who tells them by that.
         let identity = match replaces {
             Some(old) if Commit::last_number(old, fingerprint) > 0 => old.identity(),
             _ => random(),
         };
-        let built = build(&temporary, layout, (fingerprint, identity), fill).and_then(|spool| {
-            publish(&temporary, path, replaces.is_some())?;
-            Ok(spool)
-        });
+        let built =
+            build::build(&temporary, layout, (fingerprint, identity), fill).and_then(|spool| {
+                build::publish(&temporary, path, replaces.is_some())?;
+                Ok(spool)
+            });
         let mut spool = built.inspect_err(|_| {
             // Half of a spool is of no use to anyone; if it can't be removed either, the next
             // start will try.
@@ -140,7 +133,7 @@ impl Spool {
             let still = std::fs::symlink_metadata(path);
             if still.is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino())) {
                 // It may be good as it is, so that none will be created.
-                remove_unfinished(path);
+                build::remove_unfinished(path);
                 return Spool::of_file(file, path, metadata.len()).map(Some);
             }
         }
@@ -163,15 +156,11 @@ impl Spool {
 
     fn of_file(file: File, path: &Path, len: u64) -> Result<Spool, Error> {
         let refuse = |why: String| Error::File { path: path.to_path_buf(), message: why };
-        let layout = Layout::of(read_header(&file, len).map_err(refuse)?);
-        let closed = len == layout.slots as u64;
-        if !closed && len < layout.total as u64 {
-            return Err(refuse(format!(
-                "the spool is damaged: it has {len} bytes where {} belong; nothing was touched. \
-                 Move it away to begin anew, or restore it",
-                layout.total
-            )));
-        }
+        let page = Mapping::of_file(&file, PAGE)
+            .map_err(|error| Error::file(path, "can't be read", error));
+        let page = if len < PAGE as u64 { None } else { Some(page?) };
+        let (layout, closed) = layout_of(page.as_ref(), len).map_err(refuse)?;
+        drop(page);
         let mapped = if closed { layout.slots } else { layout.total };
         let mapping = Mapping::of_file(&file, mapped)
             .map_err(|error| Error::file(path, "can't map the spool", error))?;
@@ -257,6 +246,27 @@ impl Spool {
         self.mapping.at(self.layout.run)
     }
 
+    pub(crate) fn about_head(&self) -> &AboutHead {
+        self.mapping.at(self.layout.about)
+    }
+
+    /// Where the text of what is known about the run stands.
+    pub(crate) fn about_text(&self) -> usize {
+        self.layout.about + size_of::<AboutHead>()
+    }
+
+    pub(crate) fn history_head(&self) -> &HistoryHead {
+        self.mapping.at(self.layout.history)
+    }
+
+    /// An entry of the history: first come those of before the stop, then those of the stop.
+    pub(crate) fn history_entry(&self, index: usize) -> &HistoryEntry {
+        let entries = self.layout.history_before + self.layout.history_stop;
+        assert!(index < entries, "entry {index} of {entries}");
+        let first = self.layout.history + size_of::<HistoryHead>();
+        self.mapping.at(first + index * size_of::<HistoryEntry>())
+    }
+
     pub(crate) fn bells(&self) -> &Bells {
         self.mapping.at(self.layout.bells)
     }
@@ -314,15 +324,29 @@ impl Spool {
     }
 }
 
+/// The layout of a file of this length by its first page, if it has that; and whether its room was
+/// given back.
+fn layout_of(page: Option<&Mapping>, len: u64) -> Result<(Layout, bool), String> {
+    let layout = Layout::of(read_header(page, len)?);
+    let closed = len == layout.slots as u64;
+    if !closed && len < layout.total as u64 {
+        return Err(format!(
+            "the spool is damaged: it has {len} bytes where {} belong; nothing was touched. \
+             Move it away to begin anew, or restore it",
+            layout.total
+        ));
+    }
+    Ok((layout, closed))
+}
+
 /// Reads and checks the first page. What is wrong is said so that a tired person knows what to do.
-fn read_header(file: &File, len: u64) -> Result<Geometry, String> {
-    if len < PAGE as u64 {
+fn read_header(page: Option<&Mapping>, len: u64) -> Result<Geometry, String> {
+    let Some(page) = page else {
         return Err(format!(
             "this is no spool: it has only {len} bytes; nothing was touched. If you don't need the \
              file, remove it; otherwise name another with --spool"
         ));
-    }
-    let page = Mapping::of_file(file, PAGE).map_err(|error| format!("can't be read: {error}"))?;
+    };
     let header: &Header = page.at(0);
     if header.magic.load(Ordering::Acquire) != MAGIC {
         return Err("this is no spool of procsig, or one of another kind of machine; nothing was \
@@ -367,122 +391,6 @@ fn checksum(header: &Header) -> u64 {
             crc32c::crc32c_append(crc, &word.load(Ordering::Relaxed).to_le_bytes())
         })
         .into()
-}
-
-/// Removes what creators of this spool that were killed have left behind. Their number is part of
-/// its name; one that is in use now may be in the middle of it.
-fn remove_unfinished(path: &Path) {
-    let prefix = sibling(path, ".new-");
-    let Some(prefix) = prefix.file_name() else { return };
-    let Ok(entries) = std::fs::read_dir(directory_of(path)) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let number = name.as_bytes().strip_prefix(prefix.as_bytes());
-        let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
-        let Some(number) = number else { continue };
-        let own = std::process::id().cast_signed();
-        if number == own || proc_fs::stat(number).is_none_or(|creator| creator.ended()) {
-            // If it can't be removed, creating the new one says why.
-            let _removed = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Creates, locks and fills the file under its temporary name.
-fn build(
-    temporary: &Path,
-    layout: Layout,
-    (fingerprint, identity): (u64, u64),
-    fill: impl FnOnce(&Spool),
-) -> Result<Spool, Error> {
-    let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
-        .map(File::from)
-        .map_err(|error| fail("can't create the spool", error.into()))?;
-    check_file_system(&file, temporary)?;
-    lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))?;
-    // In full, now: a mapped page without room on the disk would end a process with SIGBUS later.
-    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, layout.total as u64).map_err(
-        |error| fail(&format!("can't reserve {} bytes for the spool", layout.total), error.into()),
-    )?;
-    let mapping = Mapping::of_file(&file, layout.total)
-        .map_err(|error| fail("can't map the spool", error))?;
-    let spool = Spool {
-        mapping,
-        layout,
-        file,
-        path: temporary.to_path_buf(),
-        closed: false,
-        #[cfg(test)]
-        rings: Vec::new(),
-    };
-    spool.run().boot_id.store(proc_fs::boot_id(), Ordering::Relaxed);
-    fill(&spool);
-    write_header(&spool, fingerprint, identity);
-    // The name appears only after the content: what a crash leaves is the old spool or this one.
-    spool.file.sync_all().map_err(|error| fail("can't write the spool", error))?;
-    Ok(spool)
-}
-
-fn write_header(spool: &Spool, fingerprint: u64, identity: u64) {
-    let (header, geometry) = (spool.header(), spool.layout.geometry);
-    for (word, value) in [
-        (&header.version, VERSION),
-        (&header.lanes, geometry.lanes.into()),
-        (&header.lane_bytes, geometry.lane_bytes),
-        (&header.slots, geometry.slots.into()),
-        (&header.job_bytes, geometry.job_bytes.into()),
-        (&header.identity, identity),
-        (&header.fingerprint, fingerprint),
-    ] {
-        word.store(value, Ordering::Relaxed);
-    }
-    header.checksum.store(checksum(header), Ordering::Relaxed);
-    header.magic.store(MAGIC, Ordering::Release);
-}
-
-fn check_file_system(file: &File, path: &Path) -> Result<(), Error> {
-    let stat = rustix::fs::fstatfs(file)
-        .map_err(|error| Error::file(path, "can't query the file system", error))?;
-    let kind = (stat.f_type as u64) & 0xffff_ffff;
-    if let Some((_, name)) = REFUSED.iter().find(|(magic, _)| *magic == kind) {
-        return Err(Error::file(
-            path,
-            "a spool can't live here",
-            format!("this is {name}; name a file on a local disk with --spool"),
-        ));
-    }
-    if kind == BTRFS {
-        // Copied blocks could run out of room under a mapping; must be set while the file is empty.
-        let flags = rustix::fs::ioctl_getflags(file)
-            .and_then(|flags| rustix::fs::ioctl_setflags(file, flags | rustix::fs::IFlags::NOCOW));
-        flags.map_err(|error| {
-            Error::file(path, "can't switch off copy on write for the spool", error)
-        })?;
-    }
-    Ok(())
-}
-
-/// Gives the finished spool its name.
-fn publish(temporary: &Path, path: &Path, replace: bool) -> Result<(), Error> {
-    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-    let renamed = match rustix::fs::renameat_with(CWD, temporary, CWD, path, flags) {
-        // A file system without this kind of rename: a hard link refuses an existing name too.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !replace => {
-            rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty())
-                .and_then(|()| rustix::fs::unlink(temporary))
-        }
-        other => other,
-    };
-    match renamed {
-        Ok(()) => sync_directory(path),
-        Err(rustix::io::Errno::EXIST) => Err(Error::Held(format!(
-            "{}: another daemon has just created this spool",
-            path.display()
-        ))),
-        Err(error) => Err(Error::file(path, "can't create the spool", error)),
-    }
 }
 
 /// The directory that a file stands in; `.` for a bare name.

@@ -1,0 +1,116 @@
+//! What main notes in the spool: which run it is, what has happened to whom, how it has ended.
+
+use super::{Launch, Task, origin, slot};
+use crate::control::lifecycle::Reason;
+use crate::control::role::Child;
+use crate::flow::about::About;
+use crate::flow::balance::Balance;
+use crate::flow::queue::history::{self, End, What};
+use crate::flow::queue::layout::ProcessState;
+use crate::flow::queue::processes;
+use crate::sys::atomic::Ordering;
+use crate::sys::{clock, proc_fs, process};
+use nix::unistd::Pid;
+
+impl Launch {
+    /// Enters this run into the spool.
+    pub(super) fn sign(&self) {
+        let run = self.spool.run();
+        let pid = std::process::id();
+        let start = i32::try_from(pid).ok().and_then(proc_fs::start_time).unwrap_or(0);
+        let shutdown = self.config.shutdown;
+        for (word, value) in [
+            (&run.main_start, 0),
+            (&run.run_id, self.run_id),
+            (&run.boot_id, proc_fs::boot_id()),
+            (&run.main_pid, pid.into()),
+            (&run.started, clock::nanos(clock::wall())),
+            (&run.deadline, clock::nanos(shutdown.deadline)),
+            (&run.flush_reserve, clock::nanos(shutdown.flush_reserve)),
+            (&run.stopping, 0),
+            (&run.ended, 0),
+        ] {
+            word.store(value, Ordering::Release);
+        }
+        self.about().store(&self.spool);
+        history::begin(&self.spool, self.run_id, clock::now());
+        self.note(None, What::RunStarted { pid: pid.into() });
+        run.main_start.store(start, Ordering::Release);
+        for index in 0..self.spool.processes() {
+            processes::set_state(&self.spool, index, ProcessState::Absent);
+        }
+        self.spool.bells().jobs_idle.store(0, Ordering::Release);
+    }
+
+    /// What a reader without the configuration needs to know.
+    fn about(&self) -> About {
+        let takes_jobs = self.kinds.iter().map(|kind| !matches!(kind.task, Task::Produce(_)));
+        let jobs = self.config.jobs.as_ref().map(origin);
+        About::of(&self.config, self.run_id, jobs, takes_jobs)
+    }
+
+    /// Notes that a stop has begun, and why: from now on no worker begins a job.
+    pub(crate) fn begin_stop(&self, reason: Reason) {
+        self.spool.run().stopping.store(1, Ordering::Release);
+        self.note(
+            None,
+            What::StopRequested(match reason {
+                Reason::Signal => history::Reason::Signal,
+                Reason::Finished => history::Reason::Finished,
+                Reason::Failure => history::Reason::Failure,
+            }),
+        );
+    }
+
+    /// Notes that the child was forked.
+    pub(crate) fn note_start(&self, child: Child, pid: Pid) {
+        self.note(Some(child), What::Started { pid: pid.as_raw().unsigned_abs().into() });
+    }
+
+    /// Notes that the child is ready to work.
+    pub(crate) fn note_ready(&self, child: Child) {
+        self.note(Some(child), What::Ready);
+    }
+
+    /// Notes that the child was told to stop.
+    pub(crate) fn note_told(&self, child: Child) {
+        self.note(Some(child), What::Told);
+    }
+
+    fn note(&self, child: Option<Child>, what: What) {
+        history::note(&self.spool, clock::now(), clock::wall(), child.map(slot), what);
+    }
+
+    /// Notes that main kills the child: what it has in hand counts no death.
+    pub(crate) fn condemn(&self, child: Child) {
+        processes::condemn(&self.spool, slot(child));
+    }
+
+    /// Notes how a child has ended, for its successor to say what its job did.
+    pub(crate) fn note_end(&self, child: Child, ended: process::Ended) {
+        let end = match ended {
+            process::Ended::Exited(code) => 1 + u64::from(code.unsigned_abs()),
+            process::Ended::Signaled(signal) => 512 + u64::from(signal.unsigned_abs()),
+        };
+        processes::note_end(&self.spool, slot(child), end);
+        let end = match ended {
+            process::Ended::Exited(code) => End::Exited(low_byte(code)),
+            process::Ended::Signaled(signal) => End::Signaled(low_byte(signal)),
+        };
+        self.note(Some(child), What::Ended(end));
+    }
+
+    /// Notes the exit code, and gives the room of an empty spool back: one that nothing is kept
+    /// in, neither records nor jobs nor a place in the list.
+    pub(crate) fn end(&self, balance: &Balance, code: u8) {
+        let done = balance.kept == 0 && (balance.complete || !self.has_source());
+        // After a failure nobody knows whether the output has reached the disk.
+        let empty = done && matches!(code, 0 | 3);
+        history::note_done(&self.spool, clock::now(), clock::wall(), &balance.words(), code);
+        self.spool.end(code, empty);
+    }
+}
+
+fn low_byte(number: i32) -> u8 {
+    u8::try_from(number).unwrap_or(u8::MAX)
+}
