@@ -1,6 +1,11 @@
 //! What can go wrong before or while a pipeline runs, and the exit code that says so.
 
+mod mistakes;
+
 use std::path::{Path, PathBuf};
+
+pub use mistakes::Mistakes;
+pub(crate) use mistakes::{Mistake, Wrong};
 
 /// The exit codes of a run, as scripts and service managers see them.
 ///
@@ -122,6 +127,9 @@ pub enum Error {
     /// What was declared makes no sense; nothing was started. The text may have several lines.
     #[error("{0}")]
     Config(String),
+    /// A configuration file is not valid; nothing was started. Each mistake has its place.
+    #[error("{0}")]
+    Mistakes(Mistakes),
     /// The command line makes no sense; nothing was started.
     #[error("{0}")]
     Usage(String),
@@ -176,7 +184,7 @@ impl Error {
     /// The exit code that stands for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Config(_) => ExitCode::Config,
+            Error::Config(_) | Error::Mistakes(_) => ExitCode::Config,
             Error::Usage(_) => ExitCode::Usage,
             Error::Held(_) => ExitCode::Held,
             Error::File { .. } => ExitCode::Io,
@@ -190,7 +198,11 @@ impl Error {
     /// list, the same configuration.
     pub(crate) fn is_for_good(&self) -> bool {
         match self {
-            Error::File { .. } | Error::Config(_) | Error::Held(_) | Error::Stop(_) => true,
+            Error::File { .. }
+            | Error::Config(_)
+            | Error::Mistakes(_)
+            | Error::Held(_)
+            | Error::Stop(_) => true,
             Error::System { .. } | Error::Failure(_) | Error::Threaded { .. } | Error::Usage(_) => {
                 false
             }

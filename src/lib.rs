@@ -77,7 +77,7 @@ mod sys;
 pub mod guide {}
 
 pub use daemon::Daemon;
-pub use error::{Error, ExitCode};
+pub use error::{Error, ExitCode, Mistakes};
 pub use flow::balance::Balance;
 pub use flow::emitter::Emitter;
 pub use flow::job::{Job, JobError};

@@ -1,5 +1,6 @@
 //! The command line as written.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use super::help;
 use crate::config::raw::{self, Known, Overrides};
 use crate::config::{Lines, LogFormat};
+
+use super::render::Style;
 
 /// The command line of this program: of `procsig`, or of one with functions of its own, for which other
 /// lines can be pasted.
@@ -44,6 +47,17 @@ pub(super) fn command(program: &str, version: Option<&str>, known: &Known) -> cl
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
+
+    /// Colours in what is shown to people: auto is on a terminal, unless NO_COLOR is set
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        global = true,
+        hide_default_value = true
+    )]
+    #[arg(help_heading = "Log")]
+    pub(super) color: ColorArgument,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +86,10 @@ pub(super) enum Command {
         /// The configuration file
         #[arg(value_name = "CONFIG.toml")]
         config: PathBuf,
+
+        /// Print what is wrong, or what it would do, as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Prints a commented example of a configuration file
     Init,
@@ -160,10 +178,6 @@ pub(super) struct RunArguments {
     #[arg(long, value_name = "FILE", help_heading = "Log")]
     log_file: Option<PathBuf>,
 
-    /// Accepted for scripts; nothing that a run writes is coloured
-    #[arg(long = "color", value_name = "WHEN", default_value = "auto", help_heading = "Log")]
-    _color: ColorArgument,
-
     /// The command, started directly and never through a shell; each {} in it is replaced by the
     /// job, with no {} the job is the last argument
     #[arg(value_name = "COMMAND", last = true)]
@@ -177,10 +191,30 @@ enum LogFormatArgument {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ColorArgument {
+pub(super) enum ColorArgument {
+    /// On a terminal, unless NO_COLOR is set
     Auto,
+    /// Always
     Always,
+    /// Never
     Never,
+}
+
+impl ColorArgument {
+    /// How standard error is written to.
+    pub(super) fn style(self) -> Style {
+        let is_terminal = io::stderr().is_terminal();
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let color = match self {
+            ColorArgument::Auto => is_terminal && !is_set("NO_COLOR") && !is_dumb,
+            ColorArgument::Always => true,
+            ColorArgument::Never => false,
+        };
+        let width = terminal_size::terminal_size_of(io::stderr());
+        let width = width.map_or(80, |(columns, _)| usize::from(columns.0));
+        Style { width, color }
+    }
 }
 
 impl RunArguments {

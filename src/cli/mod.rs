@@ -5,9 +5,11 @@
 //! error, each exit code is that of the error ([`ExitCode`]).
 
 mod args;
+mod check;
 mod dead_letters;
 mod help;
 mod manual;
+mod render;
 mod run;
 
 use std::io::{self, Write};
@@ -15,13 +17,14 @@ use std::path::Path;
 
 use clap::FromArgMatches;
 
-use crate::config::raw::{self, Known, Overrides};
+use crate::config::raw::Known;
 use crate::daemon::Daemon;
-use crate::error::{Error, ExitCode};
+use crate::error::{Error, ExitCode, Mistakes};
 use crate::inspect::{find, last_run::LastRun, timeline};
 use crate::log::escape;
 
 use args::{Cli, Command};
+use render::Style;
 
 /// Reads the command line of this process and does what it says.
 pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
@@ -41,9 +44,10 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(ExitCode::Usage.code()).into();
         }
     };
+    let style = cli.color.style();
     let outcome = match cli.command {
         Command::Run(arguments) => run::run(*arguments, daemon, &program),
-        Command::Check { config } => check(&config, daemon, &program),
+        Command::Check { config, json } => check::check(&config, json, daemon, style, &program),
         Command::DeadLetters { file } => {
             dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
         }
@@ -55,9 +59,30 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     match outcome {
         Ok(code) => code.code().into(),
         Err(error) => {
-            complain(&program, "error", &error.to_string());
+            match &error {
+                Error::Mistakes(mistakes) => show(&program, mistakes, style),
+                error => complain(&program, "error", &error.to_string()),
+            }
             error.exit_code().code().into()
         }
+    }
+}
+
+/// Shows all mistakes of a configuration on standard error, and how many there are.
+fn show(program: &str, mistakes: &Mistakes, style: Style) {
+    let _ = write!(io::stderr(), "{}", render::mistakes(mistakes, style));
+    complain(program, "error", &format!("{}: nothing was started", count(mistakes)));
+}
+
+/// `3 mistakes in pings.toml`
+fn count(mistakes: &Mistakes) -> String {
+    let number = match mistakes.iter().len() {
+        1 => "1 mistake".to_owned(),
+        number => format!("{number} mistakes"),
+    };
+    match mistakes.file() {
+        Some(path) => format!("{number} in {}", path.display()),
+        None => number,
     }
 }
 
@@ -66,15 +91,6 @@ fn program_name() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "procsig".into())
-}
-
-fn check(path: &Path, daemon: Daemon, program: &str) -> Result<ExitCode, Error> {
-    let loaded = raw::load(path, &Overrides::default(), &daemon.known())?;
-    daemon.parts(&loaded.config)?;
-    for warning in &loaded.warnings {
-        complain(program, "warning", warning);
-    }
-    print(&format!("{}: valid\n", path.display()))
 }
 
 fn timeline(given: Option<&Path>, json: bool, known: &Known) -> Result<ExitCode, Error> {
@@ -101,100 +117,12 @@ fn complain(program: &str, kind: &str, text: &str) {
 
 /// What `init` prints. A line that begins with `# ` and a key shows a setting that is not in
 /// force; without the `# ` it is valid, too.
-const EXAMPLE: &str = r#"# A configuration of procsig. Check it with `procsig check FILE`, run it with
-# `procsig run FILE`. Paths are relative to this file, but for those in commands, which run in the
-# directory in which procsig was started. In texts, ${VAR} and ${VAR:-default} are replaced by
-# variables of the environment; $${ stands for a literal ${.
-# A program with functions, sinks and sources of its own names them by function = "NAME" in place of
-# command, sink = "NAME" in place of file, and source = "NAME" in place of lines.
-
-# The name of the pipeline; without it, this file's name without extension.
-# name = "pings"
-
-[jobs]
-# One job a line, blank lines are skipped: the name of a file, or "-" for standard input.
-lines = "-"
-# Run the list again and again; without it, the run ends with the list.
-# every = "30s"
-# Or, in place of lines: each file of a directory is a job, its path; the file is moved to done/
-# in there when its results are written, to failed/ when it failed for good. Write a file elsewhere
-# and rename it into the directory.
-#   directory = "in/"
-#   once = true     # ends when no file is left; without it, it waits for new ones
-
-# What is done with a job; "ping" is the name that log and results show.
-[workers.ping]
-# Started directly, without a shell. Each {} is replaced by the job; with no {}, the job is the
-# last argument. Instead, with coprocess = ["python3", "worker.py"], a program of any language is
-# started once for each thread, reads each job as a line of JSON, and answers with one.
-command = ["ping", "-c1", "{}"]
-processes = 2
-# In each process; each thread has one job at a time.
-threads = 4
-# A job that takes longer has failed; without it there is no limit.
-timeout = "5s"
-# A job that failed this often has failed for good.
-attempts = 1
-# retry_delay = "1s"
-# Kept of standard output, and as much of standard error; more is cut and marked. A coprocess's
-# answer may not be longer.
-# max_output = "64KiB"
-# env = { LANG = "C" }
-
-# Results are written when any of these is reached.
-[buffer]
-flush_records = 1000
-flush_bytes = "1MiB"
-flush_after = "1s"
-
-[output]
-# Appended to; one JSON object a line, if format is not another: "csv" or "sqlite", and for the
-# records of functions also "lines" or "postcard".
-file = "results.jsonl"
-# format = "json"
-#   columns = ["job", "ok", "seconds"]   # for "csv": the fields that are written
-#   table = "results"                    # for "sqlite"
-# Forced to the disk after each flush ("always"), at most once in a duration, or only at the
-# end ("never").
-sync = "1s"
-
-# A file for jobs that have failed for good, in place of the output. `procsig dead-letters FILE`
-# prints them, to be run again.
-#   [dead_letters]
-#   file = "results.dead.jsonl"
-
-[shutdown]
-# From the first signal to the exit. Whoever kills procsig should wait 5 s longer.
-deadline = "8s"
-# The last part of it, kept for writing results.
-# flush_reserve = "2s"
-
-# More deaths of processes than this in this time end the run with exit code 1.
-[restart]
-max = 5
-within = "30s"
-
-# What survives a crash; start again with the same file to go on.
-[spool]
-# file = ".results.jsonl.spool"
-# Room for results, for each worker process; it must hold all results of one job.
-# lane = "1MiB"
-# Jobs handed out at a time, and the length of the longest.
-jobs = 1024
-job_bytes = "4KiB"
-
-[log]
-# "error", "warn", "info", "debug" or "trace"
-level = "info"
-# "text" or "json"
-format = "text"
-# Without it, the log goes to standard error.
-# file = "procsig.log"
-"#;
+const EXAMPLE: &str = include_str!("init.toml");
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::raw::{self, Overrides};
 
     fn load_text(text: &str) -> Result<raw::Loaded, Error> {
         let folder = tempfile::tempdir().unwrap();
@@ -206,7 +134,7 @@ mod tests {
     #[test]
     fn the_example_is_valid_as_it_is() {
         let loaded = load_text(EXAMPLE).unwrap();
-        assert_eq!(loaded.warnings, Vec::<String>::new());
+        assert_eq!(loaded.warnings.iter().len(), 0);
         assert_eq!(loaded.config.workers[0].name, "ping");
     }
 

@@ -31,7 +31,7 @@ pub(super) fn run(
     let loaded = load(source, &daemon.known(), &example)?;
     check_standard_input(&loaded, &example)?;
     log::init(&loaded.config.log)?;
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.lines() {
         ::log::warn!("{warning}");
     }
     let has_log_file = loaded.config.log.file.is_some();
@@ -94,8 +94,10 @@ fn from_file(
     example: &str,
 ) -> Result<Loaded, Error> {
     raw::load(path, overrides, known).map_err(|error| match error {
-        Error::Config(text) if path.extension().is_none() && !path.exists() => {
-            Error::Config(format!("{text}; a command is written after \"--\": {example}"))
+        Error::Mistakes(mistakes) if path.extension().is_none() && !path.exists() => {
+            Error::Mistakes(
+                mistakes.with_help(&format!("a command is written after \"--\": {example}")),
+            )
         }
         other => other,
     })

@@ -36,10 +36,9 @@ pub(crate) fn spool(given: Option<&Path>, known: &Known) -> Result<PathBuf, Erro
         return Ok(beside);
     }
     let loaded = raw::load(given, &Overrides::default(), known).map_err(|error| match error {
-        Error::Config(text) => Error::Config(format!(
-            "{text}\n{} is neither a spool nor a configuration that says where one is: name the \
-             spool itself, a hidden file beside the output that ends in .spool",
-            given.display()
+        Error::Mistakes(mistakes) => Error::Mistakes(mistakes.with_help(
+            "this is neither a spool nor a configuration that says where one is: name the spool \
+             itself, a hidden file beside the output that ends in .spool",
         )),
         other => other,
     })?;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::resolve::Origin;
+use super::reader::Origin;
 
 /// A file that is read or written, and what names it.
 #[derive(Debug)]
@@ -50,8 +50,14 @@ pub(super) fn same_files(files: &[UsedFile]) -> Vec<(Origin, String)> {
             file.identity != Identity::Special && file.identity == earlier.identity
         });
         if let Some(earlier) = earlier {
-            let message = format!("this is the same file as {}", earlier.origin.label);
-            mistakes.push((file.origin.clone(), message));
+            // What a default names stands nowhere in the file; then the other is what can be marked.
+            let (marked, other) =
+                match file.origin.bytes.is_none() && earlier.origin.bytes.is_some() {
+                    true => (earlier, file),
+                    false => (file, earlier),
+                };
+            let message = format!("this is the same file as {}", other.origin.label);
+            mistakes.push((marked.origin.clone(), message));
         }
     }
     mistakes

@@ -2,6 +2,7 @@
 
 use super::super::{Output, Own, Run};
 use super::values;
+use crate::error::Wrong;
 
 /// Functions, sinks and sources by their names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,7 +34,7 @@ pub(crate) struct KnownSource {
 
 impl Known {
     /// What a worker with this function runs.
-    pub(super) fn function(&self, name: &str) -> Result<Run, String> {
+    pub(super) fn function(&self, name: &str) -> Result<Run, Wrong> {
         let names = self.functions.iter().map(|function| function.name.as_str());
         let found = find(name, "function", "Daemon::worker", names)?;
         Ok(Run::Function(self.functions[found].name.clone()))
@@ -45,13 +46,13 @@ impl Known {
         known.is_none_or(|known| known.takes_jobs)
     }
 
-    pub(super) fn sink(&self, name: &str) -> Result<Output, String> {
+    pub(super) fn sink(&self, name: &str) -> Result<Output, Wrong> {
         let names = self.sinks.iter().map(|sink| sink.name.as_str());
         let found = find(name, "sink", "Daemon::sink", names)?;
         Ok(self.sinks[found].output.clone())
     }
 
-    pub(super) fn source(&self, name: &str) -> Result<Own, String> {
+    pub(super) fn source(&self, name: &str) -> Result<Own, Wrong> {
         let names = self.sources.iter().map(|source| source.name.as_str());
         let found = find(name, "source", "Daemon::source", names)?;
         Ok(self.sources[found].own.clone())
@@ -64,21 +65,19 @@ fn find<'a>(
     what: &str,
     register: &str,
     names: impl Iterator<Item = &'a str>,
-) -> Result<usize, String> {
+) -> Result<usize, Wrong> {
     let names: Vec<&str> = names.collect();
     if let Some(found) = names.iter().position(|name| *name == written) {
         return Ok(found);
     }
     if names.is_empty() {
-        return Err(format!(
-            "this program has no {what}s: {written:?} has to be registered by a program of your own, \
-             with {register} of the procsig library"
-        ));
+        return Err(Wrong::new(format!("this program has no {what}s")).help(format!(
+            "{written:?} has to be registered by a program of your own, with {register} of the \
+             procsig library"
+        )));
     }
-    let suggestion = values::near_miss(written, &names).map(|text| format!("{text} "));
-    Err(format!(
-        "this program has no {what} {written:?}: {}it has {}",
-        suggestion.unwrap_or_default(),
-        names.join(", ")
-    ))
+    let suggestion = values::near_miss(written, names.iter().copied());
+    Err(Wrong::new(format!("this program has no {what} {written:?}"))
+        .suggest(suggestion.map(|name| format!("{name:?}")))
+        .allowed(names.join(", ")))
 }

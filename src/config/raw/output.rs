@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
-
 use super::super::{Format, Output, Run, SyncPolicy, Worker};
 use super::files::UsedFile;
-use super::resolve::{Origin, Resolver};
-use super::{RawConfig, RawOutput, values};
+use super::reader::{Field, Origin};
+use super::resolve::{Resolver, named_file};
+use super::tables::{RawConfig, RawOutput};
+use super::values;
+use crate::error::Wrong;
 
 /// The output if nobody names one.
 const OUTPUT_DEFAULT: &str = "results.jsonl";
@@ -31,9 +32,9 @@ const COMMAND_COLUMNS: [&str; 14] = [
     "seconds",
 ];
 
-/// What can be chosen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// A format as its word says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     Json,
     Csv,
     Lines,
@@ -41,17 +42,26 @@ enum Kind {
     Sqlite,
 }
 
+/// What rotated files are compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    Zstd,
+    Gzip,
+}
+
 impl Resolver<'_> {
     pub(super) fn output(
         &mut self,
-        raw: &RawOutput,
+        table: &Field<RawOutput>,
         workers: Option<&[Worker]>,
         files: &mut Vec<UsedFile>,
     ) -> Output {
-        if let Some(name) = &raw.sink {
-            return self.own_sink(name, raw, workers);
+        let nothing = RawOutput::default();
+        let raw = table.get().unwrap_or(&nothing);
+        if let Some((name, origin)) = raw.sink.with_origin() {
+            return self.own_sink((name, origin), raw, workers);
         }
-        let format = self.format(raw, workers);
+        let format = self.format(table, raw, workers);
         let name = match &format {
             Format::Csv { .. } => "results.csv",
             Format::Lines => "results.txt",
@@ -59,22 +69,20 @@ impl Resolver<'_> {
             Format::Sqlite { .. } => "results.db",
             Format::JsonLines | Format::Own(_) => OUTPUT_DEFAULT,
         };
-        let file = self.path("output.file", &raw.file);
-        let file = match &self.overrides.output {
-            Some(path) => (path.clone(), Origin::option("--output")),
-            None => file.unwrap_or_else(|| {
-                (self.beside_file(Path::new(name)), Origin::file("output.file"))
-            }),
-        };
-        files.push(UsedFile::new(file.1, &file.0));
-        let mut output = Output { format, ..Output::new(file.0) };
+        let file = named_file(&raw.file, (&self.overrides.output, "--output"));
+        let (path, origin) = file.unwrap_or_else(|| {
+            (
+                self.beside_file(Path::new(name)),
+                Origin::missing("output.file", &Field::<()>::Missing),
+            )
+        });
+        files.push(UsedFile::new(origin, &path));
+        let mut output = Output { format, ..Output::new(path) };
         if matches!(output.format, Format::Sqlite { .. }) {
             // A transaction is forced to the disk in any case.
             output.sync = SyncPolicy::Always;
         }
-        if let Some(sync) = self.parsed("output.sync", &raw.sync, sync_policy) {
-            output.sync = sync;
-        }
+        output.sync = raw.sync.get().copied().unwrap_or(output.sync);
         self.rotation(raw);
         output
     }
@@ -82,60 +90,49 @@ impl Resolver<'_> {
     /// A sink that the program has registered.
     fn own_sink(
         &mut self,
-        name: &Spanned<String>,
+        (name, origin): (&str, &Origin),
         raw: &RawOutput,
         workers: Option<&[Worker]>,
     ) -> Output {
-        let origin = Origin::key("output.sink", name.span());
         let others = [
-            ("file", raw.file.is_some()),
-            ("format", raw.format.is_some()),
-            ("columns", raw.columns.is_some()),
-            ("table", raw.table.is_some()),
-            ("rotate_bytes", raw.rotate_bytes.is_some()),
-            ("rotate_every", raw.rotate_every.is_some()),
-            ("keep", raw.keep.is_some()),
-            ("compress", raw.compress.is_some()),
+            raw.file.origin(),
+            raw.format.origin(),
+            raw.columns.origin(),
+            raw.table.origin(),
+            raw.rotate_bytes.origin(),
+            raw.rotate_every.origin(),
+            raw.keep.origin(),
+            raw.compress.origin(),
         ];
-        for (key, _) in others.iter().filter(|(_, given)| *given) {
-            self.mistake(&origin, &format!("output.{key} is for files: drop it, or this key"));
+        for other in others.into_iter().flatten() {
+            let message = format!("{} is for files: drop it, or this key", other.label);
+            self.mistake(origin, message);
         }
         if self.overrides.output.is_some() {
-            self.mistake(&origin, "--output names a file: drop it, or this key");
+            self.mistake(origin, "--output names a file: drop it, or this key");
         }
         let is_function = |worker: &Worker| matches!(worker.run, Run::Function(_));
         if !workers.is_none_or(|workers| workers.iter().all(is_function)) {
-            self.mistake(
-                &origin,
-                "only records of functions can go to a sink of the program's own",
-            );
+            self.mistake(origin, "only records of functions can go to a sink of the program's own");
         }
-        let known = self.known.sink(name.get_ref());
-        let mut output = self.noted(&origin, known).unwrap_or_else(|| Output::new(OUTPUT_DEFAULT));
-        if let Some(sync) = self.parsed("output.sync", &raw.sync, sync_policy) {
-            output.sync = sync;
-        }
+        let known = self.known.sink(name);
+        let mut output = self.noted(origin, known).unwrap_or_else(|| Output::new(OUTPUT_DEFAULT));
+        output.sync = raw.sync.get().copied().unwrap_or(output.sync);
         output
     }
 
     /// Keys of a later version: checked, so that a file that is valid now stays valid then.
     fn rotation(&mut self, raw: &RawOutput) {
-        const GROWS: &str = "the output is not rotated, it only grows";
-        self.size::<u64>("output.rotate_bytes", &raw.rotate_bytes, 1..=u64::MAX);
-        self.parsed("output.rotate_every", &raw.rotate_every, values::positive_duration);
-        self.number::<i64>("output.keep", &raw.keep, 0..=i64::MAX);
-        self.parsed("output.compress", &raw.compress, |text| {
-            values::word(text, &[("zstd", ()), ("gzip", ())])
-        });
-        for (key, is_set) in [
-            ("output.rotate_bytes", raw.rotate_bytes.is_some()),
-            ("output.rotate_every", raw.rotate_every.is_some()),
-            ("output.keep", raw.keep.is_some()),
-            ("output.compress", raw.compress.is_some()),
-        ] {
-            if is_set {
-                self.without_effect(key, GROWS);
-            }
+        const GROWS: &str =
+            "has no effect yet in this version: the output is not rotated, it only grows";
+        let given = [
+            raw.rotate_bytes.origin(),
+            raw.rotate_every.origin(),
+            raw.keep.origin(),
+            raw.compress.origin(),
+        ];
+        for origin in given.into_iter().flatten() {
+            self.warning(&origin.at_name(), GROWS);
         }
     }
 
@@ -144,38 +141,37 @@ impl Resolver<'_> {
         raw: &RawConfig,
         files: &mut Vec<UsedFile>,
     ) -> Option<PathBuf> {
-        let (path, origin) = self.path("dead_letters.file", &raw.dead_letters.as_ref()?.file)?;
-        files.push(UsedFile::new(origin, &path));
-        Some(path)
+        let (path, origin) = raw.dead_letters.get()?.file.with_origin()?;
+        files.push(UsedFile::new(origin.clone(), path));
+        Some(path.clone())
     }
 
-    fn format(&mut self, raw: &RawOutput, workers: Option<&[Worker]>) -> Format {
-        let words = [
-            ("json", Kind::Json),
-            ("csv", Kind::Csv),
-            ("lines", Kind::Lines),
-            ("postcard", Kind::Postcard),
-            ("sqlite", Kind::Sqlite),
-        ];
-        let kind = self.parsed("output.format", &raw.format, |text| values::word(text, &words));
-        let kind = kind.unwrap_or(Kind::Json);
+    fn format(
+        &mut self,
+        table: &Field<RawOutput>,
+        raw: &RawOutput,
+        workers: Option<&[Worker]>,
+    ) -> Format {
+        let unusable = raw.format.is_given() && raw.format.get().is_none();
+        let kind = raw.format.get().copied().unwrap_or(Kind::Json);
         let columns = self.columns(raw);
-        let table = self.parsed("output.table", &raw.table, table_name);
-        self.refuse_keys_of_others(raw, kind);
+        if !unusable {
+            self.refuse_keys_of_others(raw, kind);
+        }
         let any = |is: fn(&Run) -> bool| {
             workers.is_some_and(|workers| workers.iter().any(|worker| is(&worker.run)))
         };
         let is_command = any(|run| matches!(run, Run::Command(_)));
         let is_function = !any(|run| !matches!(run, Run::Function(_)));
-        let origin = match &raw.format {
-            Some(format) => Origin::key("output.format", format.span()),
-            None => Origin::file("output.format"),
+        let origin = match raw.format.origin() {
+            Some(format) => format.clone(),
+            None => Origin::missing("output.format", table),
         };
         match kind {
             Kind::Json => Format::JsonLines,
             Kind::Csv => {
                 let default = is_command.then(|| COMMAND_COLUMNS.map(str::to_owned).to_vec());
-                if columns.is_none() && default.is_none() && raw.columns.is_none() {
+                if columns.is_none() && default.is_none() && !raw.columns.is_given() {
                     let message = "\"csv\" needs columns = [\"FIELD\", ...]: the fields of a \
                                    record that are written, in this order";
                     self.mistake(&origin, message);
@@ -204,59 +200,72 @@ impl Resolver<'_> {
                                    feature \"sqlite\", or choose another format";
                     self.mistake(&origin, message);
                 }
-                Format::Sqlite { table: table.unwrap_or_else(|| "results".into()) }
+                Format::Sqlite { table: raw.table.get().cloned().unwrap_or("results".into()) }
             }
         }
     }
 
     fn refuse_keys_of_others(&mut self, raw: &RawOutput, kind: Kind) {
-        for (key, span, of) in [
-            ("output.columns", raw.columns.as_ref().map(Spanned::span), Kind::Csv),
-            ("output.table", raw.table.as_ref().map(Spanned::span), Kind::Sqlite),
-        ] {
-            if let Some(span) = span.filter(|_| kind != of) {
+        let keys = [(raw.columns.origin(), Kind::Csv), (raw.table.origin(), Kind::Sqlite)];
+        for (origin, of) in keys {
+            if let Some(origin) = origin.filter(|_| kind != of) {
                 let format = if of == Kind::Csv { "csv" } else { "sqlite" };
                 let message = format!("only the format {format:?} has this key");
-                self.mistake(&Origin::key(key, span), &message);
+                self.mistake(&origin.at_name(), message);
             }
         }
     }
 
     fn columns(&mut self, raw: &RawOutput) -> Option<Vec<String>> {
-        const KEY: &str = "output.columns";
-        let field = raw.columns.as_ref()?;
-        if field.get_ref().is_empty() {
-            self.mistake(&Origin::key(KEY, field.span()), "at least one column is needed");
+        let (given, origin) = raw.columns.with_origin()?;
+        if given.is_empty() {
+            self.mistake(origin, "at least one column is needed");
         }
         let mut columns: Vec<String> = Vec::new();
-        for column in field.get_ref() {
-            let name = self.string(KEY, column)?;
-            if columns.contains(&name) {
-                let message = format!("{name:?} is there twice");
-                self.mistake(&Origin::key(KEY, column.span()), &message);
+        for (name, origin) in given {
+            if columns.contains(name) {
+                self.mistake(origin, format!("{name:?} is there twice"));
             }
-            columns.push(name);
+            columns.push(name.clone());
         }
         Some(columns)
     }
 }
 
-fn table_name(text: &str) -> Result<String, String> {
-    let mistake = Format::Sqlite { table: text.to_owned() }.mistake();
-    mistake.map_or_else(|| Ok(text.to_owned()), Err)
+pub(super) fn kind(text: &str) -> Result<Kind, Wrong> {
+    let words = [
+        ("json", Kind::Json),
+        ("csv", Kind::Csv),
+        ("lines", Kind::Lines),
+        ("postcard", Kind::Postcard),
+        ("sqlite", Kind::Sqlite),
+    ];
+    values::word(text, &words)
 }
 
-fn sync_policy(text: &str) -> Result<SyncPolicy, String> {
+pub(super) fn compression(text: &str) -> Result<Compression, Wrong> {
+    values::word(text, &[("zstd", Compression::Zstd), ("gzip", Compression::Gzip)])
+}
+
+pub(super) fn table_name(text: &str) -> Result<String, Wrong> {
+    let mistake = Format::Sqlite { table: text.to_owned() }.mistake();
+    mistake.map_or_else(|| Ok(text.to_owned()), |mistake| Err(mistake.into()))
+}
+
+pub(super) fn sync_policy(text: &str) -> Result<SyncPolicy, Wrong> {
     match text {
         "always" => Ok(SyncPolicy::Always),
         "never" => Ok(SyncPolicy::Never),
         _ => match values::duration(text) {
             Ok(Duration::ZERO) => Ok(SyncPolicy::Always),
             Ok(interval) => Ok(SyncPolicy::Every(interval)),
-            Err(_) => Err(format!(
-                "{text:?} is not known: \"always\", \"never\" or a duration such as \"1s\" is \
-                 allowed"
-            )),
+            Err(wrong) => {
+                let near = values::near_miss(text, ["always", "never"]);
+                let suggestion = near.map(|word| format!("{word:?}")).or(wrong.suggestion);
+                Err(Wrong::of(format!("{text:?}"), "is not known")
+                    .suggest(suggestion)
+                    .allowed("\"always\", \"never\", or a duration such as \"1s\""))
+            }
         },
     }
 }

@@ -3,103 +3,76 @@
 //! the same functions.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use crate::error::Wrong;
 
 /// Looks up a variable of the environment. A parameter, so that tests need not change a process.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Result<String, std::env::VarError>;
 
-/// A number of bytes as written: a plain number, or a text such as `"64KiB"`.
-#[derive(Debug)]
-pub(super) struct Amount(pub(super) String);
-
-impl<'de> Deserialize<'de> for Amount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
-        struct AmountVisitor;
-
-        impl Visitor<'_> for AmountVisitor {
-            type Value = Amount;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a size such as \"64KiB\", or a number of bytes")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
-                Ok(Amount(text.to_owned()))
-            }
-
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Amount, E> {
-                Ok(Amount(bytes.to_string()))
-            }
-        }
-
-        deserializer.deserialize_any(AmountVisitor)
-    }
-}
-
 /// More than anybody waits for, and small enough that no sum with a point in time overflows.
 const DURATION_MAX: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
+/// What a duration looks like.
+const DURATIONS: &str = "a duration such as \"500ms\", \"30s\", \"1m 30s\" or \"1day\"";
+
 /// Reads a duration that may be zero. A day has 24 hours; months and years have no fixed length
 /// and are refused.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = |why: &str| {
-        format!(
-            "{text:?} is no duration{why}: write one such as \"500ms\", \"30s\", \"1m 30s\" or \"1day\""
-        )
-    };
-    let span: Span = text.parse().map_err(|_| {
-        if text.trim().parse::<f64>().is_ok() {
-            refuse(", its unit is missing")
-        } else {
-            refuse("")
-        }
+pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let refuse = |what: &str| Wrong::of(format!("{text:?}"), what).allowed(DURATIONS);
+    let span: Span = text.parse().map_err(|_| match text.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 => unit_missing(&format!("{text:?}"), text.trim()),
+        _ => refuse("is no duration"),
     })?;
     let signed: SignedDuration = span
         .to_duration(SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| refuse(", since months and years have no fixed length"))?;
-    let duration = Duration::try_from(signed)
-        .map_err(|_| format!("{text:?} is negative: zero or more is allowed"))?;
+        .map_err(|_| refuse("is no duration, since months and years have no fixed length"))?;
+    let duration = Duration::try_from(signed).map_err(|_| refuse("is negative"))?;
     if duration > DURATION_MAX {
-        return Err(format!("{text:?} is too long: at most 36500 days are allowed"));
+        return Err(refuse("is too long").allowed("at most 36500 days"));
     }
     Ok(duration)
 }
 
 /// Reads a duration that may not be zero.
-pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, Wrong> {
     match duration(text)? {
-        Duration::ZERO => Err(format!("{text:?} is too short: more than zero is needed")),
+        Duration::ZERO => {
+            Err(Wrong::of(format!("{text:?}"), "is too short").allowed("more than zero"))
+        }
         positive => Ok(positive),
     }
 }
 
-/// Reads a number of bytes within `allowed`.
-pub(super) fn size(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, String> {
-    let bytes = match text.trim().parse::<ByteSize>() {
-        Ok(size) => size.as_u64(),
-        Err(_) if text.trim_start().starts_with('-') => {
-            return Err(format!("{text} is negative: {} is allowed", size_range(allowed)));
-        }
-        Err(_) => {
-            return Err(format!(
-                "{text:?} is no size: write one such as \"64KiB\", \"1MiB\" or a number of bytes"
-            ));
-        }
-    };
-    if allowed.contains(&bytes) {
-        Ok(bytes)
-    } else {
-        Err(format!("{text} is out of range: {} is allowed", size_range(allowed)))
-    }
+/// A number stands where a duration belongs. Seconds are what is usually meant.
+pub(super) fn unit_missing(given: &str, number: &str) -> Wrong {
+    let suggestion = number.parse::<f64>().is_ok().then(|| format!("\"{number}s\""));
+    Wrong::of(given, "is no duration: its unit is missing").allowed(DURATIONS).suggest(suggestion)
 }
 
-fn size_range(allowed: &RangeInclusive<u64>) -> String {
+/// Reads a number of bytes within `allowed`.
+pub(super) fn size(text: &str, allowed: &RangeInclusive<u64>) -> Result<u64, Wrong> {
+    let shown = match text.trim().parse::<f64>() {
+        Ok(_) => text.to_owned(),
+        Err(_) => format!("{text:?}"),
+    };
+    let refuse = |what: &str| Wrong::of(&shown, what).allowed(size_range(allowed));
+    let bytes = match text.trim().parse::<ByteSize>() {
+        Ok(size) => size.as_u64(),
+        Err(_) if text.trim_start().starts_with('-') => return Err(refuse("is negative")),
+        Err(_) => return Err(refuse("is no size").allowed(SIZES)),
+    };
+    if allowed.contains(&bytes) { Ok(bytes) } else { Err(refuse("is out of range")) }
+}
+
+/// What a size looks like.
+pub(super) const SIZES: &str = "a size such as \"64KiB\" or \"1MiB\", or a number of bytes";
+
+pub(super) fn size_range(allowed: &RangeInclusive<u64>) -> String {
     let show = |bytes: u64| match bytes {
         0..1024 => format!("{bytes} bytes"),
         _ => ByteSize(bytes).display().iec().to_string().replace(".0 ", " "),
@@ -110,20 +83,17 @@ fn size_range(allowed: &RangeInclusive<u64>) -> String {
     }
 }
 
-/// Checks a number against its range.
-pub(super) fn whole(value: i64, allowed: &RangeInclusive<i64>) -> Result<i64, String> {
-    if allowed.contains(&value) {
-        return Ok(value);
-    }
+/// The whole numbers of a range. Nobody needs to be told of the end of a large one.
+pub(super) fn number_range(allowed: &RangeInclusive<i64>) -> String {
     let (start, end) = (allowed.start(), allowed.end());
-    if *end >= i64::from(u32::MAX) && value < *start {
-        return Err(format!("{value} is out of range: {start} or more is allowed"));
+    match *end >= i64::from(u32::MAX) {
+        true => format!("{start} or more"),
+        false => format!("{start} to {end}"),
     }
-    Err(format!("{value} is out of range: {start} to {end} is allowed"))
 }
 
 /// Checks the name of a kind of worker: it stands in log lines and results as `NAME/0`.
-pub(super) fn worker_name(name: &str) -> Result<(), String> {
+pub(super) fn worker_name(name: &str) -> Result<(), Wrong> {
     let why = match name.len() {
         0 => "it is empty",
         65.. => "it is longer than 64 bytes",
@@ -131,10 +101,8 @@ pub(super) fn worker_name(name: &str) -> Result<(), String> {
         _ if name.contains(char::is_control) => "it contains a control character",
         _ => return Ok(()),
     };
-    Err(format!(
-        "{name:?} can't be the name of a worker, {why}: \
-         1 to 64 bytes without '/' and control characters are allowed"
-    ))
+    Err(Wrong::of(format!("{name:?}"), format!("can't be the name of a worker: {why}"))
+        .allowed("1 to 64 bytes without '/' and control characters"))
 }
 
 /// Makes a valid name out of any text: what a default is built from is not the user's mistake.
@@ -152,7 +120,7 @@ pub(super) fn tame(text: &str, length_max: usize) -> String {
 
 /// Replaces each `${VAR}` and `${VAR:-default}`. As in a shell, the default also stands in for a
 /// variable that is empty. `$${` is a literal `${`; a `$` before anything else is just a `$`.
-pub(super) fn interpolate(text: &str, environment: Environment<'_>) -> Result<String, String> {
+pub(super) fn interpolate(text: &str, environment: Environment<'_>) -> Result<String, Wrong> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -164,7 +132,7 @@ pub(super) fn interpolate(text: &str, environment: Environment<'_>) -> Result<St
         }
         result.push_str(&rest[..start]);
         let Some(length) = rest[start + 2..].find('}') else {
-            return Err(format!("\"{}\" has no closing '}}'", &rest[start..]));
+            return Err(Wrong::new("\"${\" has no closing \"}\"").allowed(VARIABLES));
         };
         result.push_str(&variable(&rest[start + 2..start + 2 + length], environment)?);
         rest = &rest[start + 2 + length + 1..];
@@ -173,54 +141,62 @@ pub(super) fn interpolate(text: &str, environment: Environment<'_>) -> Result<St
     Ok(result)
 }
 
-fn variable<'a>(reference: &'a str, environment: Environment<'_>) -> Result<Cow<'a, str>, String> {
+const VARIABLES: &str = "${VAR}, ${VAR:-default}, and $${ for a literal ${";
+
+fn variable<'a>(reference: &'a str, environment: Environment<'_>) -> Result<Cow<'a, str>, Wrong> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if name.is_empty() || !name.bytes().all(plain) || name.as_bytes()[0].is_ascii_digit() {
-        return Err(format!(
-            "\"${{{reference}}}\" names no variable: ${{VAR}} and ${{VAR:-default}} are allowed, \
-             and $${{ stands for a literal ${{"
-        ));
+        let given = format!("\"${{{reference}}}\"");
+        return Err(Wrong::of(given, "names no variable").allowed(VARIABLES));
     }
     match (environment(name), default) {
         (Ok(value), Some(default)) if value.is_empty() => Ok(default.into()),
         (Ok(value), _) => Ok(value.into()),
         (Err(std::env::VarError::NotPresent), Some(default)) => Ok(default.into()),
-        (Err(std::env::VarError::NotPresent), None) => Err(format!(
-            "the variable {name} is not set: set it, or give a default with ${{{name}:-default}}"
-        )),
+        (Err(std::env::VarError::NotPresent), None) => {
+            Err(Wrong::new(format!("the variable {name} is not set"))
+                .help(format!("set it, or give a default: ${{{name}:-default}}")))
+        }
         (Err(std::env::VarError::NotUnicode(_)), _) => {
-            Err(format!("the variable {name} is not valid UTF-8"))
+            Err(Wrong::new(format!("the variable {name} is not valid UTF-8")))
         }
     }
 }
 
-/// `: did you mean ...?` for the candidate that is nearest to what was written, if any is near.
-pub(super) fn near_miss(written: &str, candidates: &[&str]) -> Option<String> {
+/// The candidate that is nearest to what was written, if any is near.
+pub(super) fn near_miss<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let written = written.to_lowercase();
     candidates
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&written, candidate), *candidate))
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&written, candidate), candidate))
         .filter(|(distance, candidate)| {
             *distance <= (candidate.len().min(written.len()) / 3).max(1)
                 && *distance < candidate.len()
         })
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| format!("did you mean \"{candidate}\"?"))
+        .map(|(_, candidate)| candidate)
 }
 
 /// Finds a word in a list of allowed words.
-pub(super) fn word<T: Copy>(written: &str, allowed: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn word<T: Copy>(written: &str, allowed: &[(&str, T)]) -> Result<T, Wrong> {
     if let Some((_, value)) = allowed.iter().find(|(name, _)| *name == written) {
         return Ok(*value);
     }
     let names: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
-    let list = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    let suggestion = near_miss(written, &names).map(|text| format!("{text} ")).unwrap_or_default();
-    Err(format!("{written:?} is not known: {suggestion}{list} are allowed"))
+    let suggestion = near_miss(written, names.iter().copied()).map(|name| format!("{name:?}"));
+    Err(Wrong::of(format!("{written:?}"), "is not known").suggest(suggestion).allowed(list(&names)))
+}
+
+/// `"a", "b", "c"`
+pub(super) fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -244,11 +220,11 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("0.25s"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert!(duration("5").unwrap_err().contains("unit is missing"));
-        assert!(duration("1 month").unwrap_err().contains("no fixed length"));
-        assert!(duration("-5s").unwrap_err().contains("negative"));
-        assert!(duration("5s ago").unwrap_err().contains("negative"));
-        assert!(duration("4000000d").unwrap_err().contains("too long"));
+        assert!(duration("5").unwrap_err().to_string().contains("unit is missing"));
+        assert!(duration("1 month").unwrap_err().to_string().contains("no fixed length"));
+        assert!(duration("-5s").unwrap_err().to_string().contains("negative"));
+        assert!(duration("5s ago").unwrap_err().to_string().contains("negative"));
+        assert!(duration("4000000d").unwrap_err().to_string().contains("too long"));
         for nonsense in ["", "s", "5 parsecs", "\0", "99999999999999999999999s"] {
             assert!(duration(nonsense).is_err(), "{nonsense:?}");
         }
@@ -262,10 +238,10 @@ mod tests {
         assert_eq!(size("64KiB", &all), Ok(65_536));
         assert_eq!(size("1 MiB", &all), Ok(1 << 20));
         assert_eq!(size("100", &all), Ok(100));
-        assert!(size("-1", &all).unwrap_err().contains("negative"));
-        assert!(size("many", &all).unwrap_err().contains("64KiB"));
-        let message = size("63", &(64..=1 << 20)).unwrap_err();
-        assert_eq!(message, "63 is out of range: 64 bytes to 1 MiB is allowed");
+        assert!(size("-1", &all).unwrap_err().to_string().contains("negative"));
+        assert!(size("many", &all).unwrap_err().to_string().contains("64KiB"));
+        let message = size("63", &(64..=1 << 20)).unwrap_err().to_string();
+        assert_eq!(message, "63 is out of range; allowed: 64 bytes to 1 MiB");
     }
 
     #[test]
@@ -276,10 +252,10 @@ mod tests {
         assert_eq!(replace("${NONE:-}"), Ok(String::new()));
         assert_eq!(replace("$HOME $5 $ $$"), Ok("$HOME $5 $ $$".into()));
         assert_eq!(replace("$${f%.txt}"), Ok("${f%.txt}".into()));
-        assert!(replace("${NONE}").unwrap_err().contains("NONE is not set"));
-        assert!(replace("${HOME").unwrap_err().contains("no closing"));
+        assert!(replace("${NONE}").unwrap_err().to_string().contains("NONE is not set"));
+        assert!(replace("${HOME").unwrap_err().to_string().contains("no closing"));
         for bad in ["${}", "${1}", "${a b}", "${:-x}", "${ä}"] {
-            assert!(replace(bad).unwrap_err().contains("names no variable"), "{bad}");
+            assert!(replace(bad).unwrap_err().to_string().contains("names no variable"), "{bad}");
         }
     }
 
@@ -298,7 +274,7 @@ mod tests {
     fn words_are_suggested_when_they_are_near() {
         let allowed = [("text", 1), ("json", 2)];
         assert_eq!(word("json", &allowed), Ok(2));
-        assert!(word("jsno", &allowed).unwrap_err().contains("did you mean \"json\"?"));
-        assert!(!word("yaml", &allowed).unwrap_err().contains("did you mean"));
+        assert!(word("jsno", &allowed).unwrap_err().to_string().contains("did you mean \"json\"?"));
+        assert!(!word("yaml", &allowed).unwrap_err().to_string().contains("did you mean"));
     }
 }

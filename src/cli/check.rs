@@ -1,0 +1,94 @@
+//! `procsig check`: is a configuration valid, and what would it do?
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::render::{self, Style};
+use super::{complain, count, print};
+use crate::config::raw::{self, Loaded, Overrides};
+use crate::daemon::Daemon;
+use crate::error::{Error, ExitCode, Mistake, Mistakes, Wrong};
+
+/// Says whether a configuration file is valid: to people, or as JSON.
+pub(super) fn check(
+    path: &Path,
+    as_json: bool,
+    daemon: Daemon,
+    style: Style,
+    program: &str,
+) -> Result<ExitCode, Error> {
+    let loaded = load(path, daemon);
+    if as_json {
+        return report(path, &loaded);
+    }
+    match loaded {
+        Ok(loaded) => {
+            for warning in loaded.warnings.lines() {
+                complain(program, "warning", &warning);
+            }
+            print(&format!("{}: valid\n", path.display()))
+        }
+        Err(Error::Mistakes(mistakes)) => {
+            eprint!("{}", render::mistakes(&mistakes, style));
+            complain(program, "error", &count(&mistakes));
+            Ok(ExitCode::Config)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn load(path: &Path, daemon: Daemon) -> Result<Loaded, Error> {
+    let loaded = raw::load(path, &Overrides::default(), &daemon.known())?;
+    match daemon.parts(&loaded.config) {
+        Ok(_) => Ok(loaded),
+        Err(Error::Config(message)) => {
+            Err(Error::Mistakes(Mistakes::of_file(path, Wrong::new(message))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// One JSON object on standard output.
+fn report(path: &Path, loaded: &Result<Loaded, Error>) -> Result<ExitCode, Error> {
+    let list = |mistakes: &Mistakes| -> Vec<Value> {
+        mistakes.iter().map(|mistake| as_json(path, mistakes, mistake)).collect()
+    };
+    let (code, mistakes, warnings) = match loaded {
+        Ok(loaded) => (ExitCode::Success, Vec::new(), list(&loaded.warnings)),
+        Err(Error::Mistakes(mistakes)) => (ExitCode::Config, list(mistakes), Vec::new()),
+        Err(error) => {
+            let mistakes = Mistakes::of_file(path, Wrong::new(error.to_string()));
+            (error.exit_code(), list(&mistakes), Vec::new())
+        }
+    };
+    let object = json!({
+        "file": path.to_string_lossy(),
+        "valid": code == ExitCode::Success,
+        "mistakes": mistakes,
+        "warnings": warnings,
+    });
+    print(&format!("{object:#}\n")).map(|_| code)
+}
+
+fn as_json(path: &Path, all: &Mistakes, mistake: &Mistake) -> Value {
+    let range = all.range(mistake);
+    let start = range.as_ref().map(|range| range.start);
+    let end = range.as_ref().map(|range| {
+        json!({
+            "line": range.end.line,
+            "column": range.end.column,
+        })
+    });
+    json!({
+        "file": path.to_string_lossy(),
+        "line": start.map(|start| start.line),
+        "column": start.map(|start| start.column),
+        "end": end,
+        "key": (!mistake.key.is_empty()).then_some(&mistake.key),
+        "message": mistake.wrong.message(),
+        "allowed": mistake.wrong.allowed,
+        "suggestion": mistake.wrong.suggestion,
+        "help": mistake.wrong.help,
+    })
+}

@@ -1,0 +1,199 @@
+//! Mistakes of a configuration as a person sees them: what is wrong, the line, a caret below it.
+//!
+//! The first line of each is `FILE:LINE:COLUMN: KEY: what is wrong`, for editors and scripts.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use crate::error::{Mistake, Mistakes};
+use crate::log::escape;
+
+/// How wide, and with colours?
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    pub(super) width: usize,
+    pub(super) color: bool,
+}
+
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[1;31m";
+const BLUE: &str = "\x1b[1;34m";
+const RESET: &str = "\x1b[0m";
+
+/// Stands for what is cut off a long line.
+const CUT: &str = "...";
+/// Of a narrow terminal, or none, as much is used all the same. Columns.
+const WIDTH_MIN: usize = 40;
+
+impl Style {
+    fn paint(self, color: &str, text: &str) -> String {
+        match self.color {
+            true => format!("{color}{text}{RESET}"),
+            false => text.to_owned(),
+        }
+    }
+}
+
+/// All of them, with an empty line behind each.
+pub(super) fn mistakes(mistakes: &Mistakes, style: Style) -> String {
+    let mut text = String::new();
+    for mistake in mistakes.iter() {
+        one(&mut text, mistakes, mistake, style);
+        text.push('\n');
+    }
+    text
+}
+
+fn one(text: &mut String, all: &Mistakes, mistake: &Mistake, style: Style) {
+    let style = Style { width: style.width.max(WIDTH_MIN), ..style };
+    let place = all.place(mistake);
+    let message = mistake.wrong.message();
+    let _ = writeln!(text, "{}{}", style.paint(BOLD, &escape(&place)), escape(&message));
+    let mut notes = Vec::new();
+    let suggestion = mistake.wrong.suggestion.as_deref();
+    let suggestion = suggestion.map(|meant| format!("did you mean {meant}?"));
+    let line = line_of(all, mistake);
+    let gutter = line.as_ref().map_or(1, |line| line.number.to_string().len());
+    match line {
+        Some(line) => {
+            let label = suggestion.as_deref().map(escape);
+            let label = label.as_deref().unwrap_or_default();
+            if !marked(text, &line, (gutter, label), style) {
+                notes.extend(suggestion);
+            }
+        }
+        None => notes.extend(suggestion),
+    }
+    notes.extend(mistake.wrong.allowed.as_ref().map(|allowed| format!("allowed: {allowed}")));
+    notes.extend(mistake.wrong.help.as_ref().map(|help| format!("help: {help}")));
+    for note in notes {
+        for (index, part) in wrap(&escape(&note), style.width - gutter - 3).iter().enumerate() {
+            let sign = if index == 0 { "=" } else { " " };
+            let _ = writeln!(text, "{:gutter$} {} {part}", "", style.paint(BLUE, sign));
+        }
+    }
+}
+
+/// A line of the file, and which bytes of it are meant.
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+    bytes: Range<usize>,
+}
+
+fn line_of<'a>(all: &'a Mistakes, mistake: &Mistake) -> Option<Line<'a>> {
+    let (bytes, range) = (mistake.bytes.as_ref()?, all.range(mistake)?);
+    let text = all.text();
+    let begin = text.as_bytes()[..bytes.start.min(text.len())].iter().rposition(|it| *it == b'\n');
+    let begin = begin.map_or(0, |newline| newline + 1);
+    let line = text.get(begin..)?.split('\n').next().unwrap_or_default();
+    let (skipped, line) = match line.strip_prefix('\u{feff}') {
+        Some(rest) => (begin + '\u{feff}'.len_utf8(), rest),
+        None => (begin, line),
+    };
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    // Of what goes on in the next lines, this is the beginning.
+    let in_line = |byte: usize| byte.saturating_sub(skipped).min(line.len());
+    let bytes = in_line(bytes.start)..in_line(bytes.end);
+    Some(Line { number: range.start.line, text: line, bytes })
+}
+
+/// Writes the line with carets below what is meant, and the label if there is room for it.
+fn marked(
+    text: &mut String,
+    line: &Line<'_>,
+    (gutter, label): (usize, &str),
+    style: Style,
+) -> bool {
+    let room = style.width - gutter - 3;
+    let (shown, marks) = cut(line, room);
+    let bar = style.paint(BLUE, "|");
+    let number = style.paint(BLUE, &format!("{:gutter$}", line.number));
+    let carets = "^".repeat(marks.len());
+    let has_room = marks.end + 1 + width(label) <= room;
+    let label = if has_room && !label.is_empty() { format!(" {label}") } else { String::new() };
+    let carets = style.paint(RED, &format!("{carets}{label}"));
+    let _ = writeln!(text, "{:gutter$} {bar}", "");
+    let _ = writeln!(text, "{number} {bar} {shown}");
+    let _ = writeln!(text, "{:gutter$} {bar} {:indent$}{carets}", "", "", indent = marks.start);
+    has_room
+}
+
+/// A line as it is shown in so many columns, and the columns that are meant: at least one.
+fn cut(line: &Line<'_>, room: usize) -> (String, Range<usize>) {
+    let mut cells: Vec<(usize, String)> = Vec::new();
+    let (mut column, mut from, mut to) = (0, None, None);
+    for (byte, character) in line.text.char_indices() {
+        if byte >= line.bytes.start {
+            from.get_or_insert(column);
+        }
+        if byte >= line.bytes.end {
+            to.get_or_insert(column);
+        }
+        let cell = visible(character);
+        let cell_width = width(&cell);
+        cells.push((column, cell));
+        column += cell_width;
+    }
+    let from = from.unwrap_or(column);
+    let to = to.unwrap_or(column).max(from + 1);
+    if column.max(to) <= room {
+        return (cells.into_iter().map(|(_, cell)| cell).collect(), from..to);
+    }
+    // A third of the room for what stands before the mark, unless more fits.
+    let inner = room - 2 * CUT.len();
+    let begin = match to <= room - CUT.len() {
+        true => 0,
+        false => from.saturating_sub(inner / 3).min(column.saturating_sub(inner)),
+    };
+    let end = if begin == 0 { room - CUT.len() } else { begin + inner };
+    let before = if begin == 0 { "" } else { CUT };
+    let after = if end < column { CUT } else { "" };
+    let inside = |(at, cell): &&(usize, String)| *at >= begin && *at + width(cell) <= end;
+    let shown: String = cells.iter().filter(inside).map(|(_, cell)| cell.as_str()).collect();
+    let first = cells.iter().find(inside).map_or(begin, |(at, _)| *at);
+    let shift = |at: usize| at.clamp(first, end.max(first + 1)) - first + before.len();
+    let marks = shift(from)..shift(to).max(shift(from) + 1);
+    (format!("{before}{shown}{after}"), marks)
+}
+
+/// A character as it may be shown: nothing that steers a terminal, or turns a line around.
+fn visible(character: char) -> String {
+    match character {
+        '\t' => "    ".to_owned(),
+        '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' => character.escape_unicode().to_string(),
+        _ => escape(character.encode_utf8(&mut [0; 4])).into_owned(),
+    }
+}
+
+/// Columns of a text on a terminal.
+fn width(text: &str) -> usize {
+    let of = |character: char| match u32::from(character) {
+        0x0300..=0x036f => 0,
+        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff => 2,
+        0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 => 2,
+        0x1f300..=0x1faff | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    };
+    text.chars().map(of).sum()
+}
+
+/// Lines of so many columns, broken between words.
+fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("there is always one");
+        if last.is_empty() || width(last) + 1 + width(word) <= columns {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        } else {
+            lines.push(format!("  {word}"));
+        }
+    }
+    lines
+}
