@@ -4,28 +4,36 @@
 //! 2026-01-31T22:39:19.123456Z INFO  supervisor[465187] stop requested: signal
 //! ```
 //!
-//! Three constraints shape this module. A line reaches the system in *one* `write`, or lines of
-//! several processes would interleave: simplelog writes a line in about ten pieces, so
-//! [`WholeLines`] collects them. A message is data from anywhere (a job, a command's output), so
-//! [`escape`] keeps it on its line. And the log is never the reason that a program fails: a
-//! closed or full destination loses lines, nothing else.
+//! Four constraints shape this module. A line arrives whole, or lines of several processes would
+//! interleave: simplelog writes a line in about ten pieces, so [`lines`] collects them. A message
+//! is data from anywhere (a job, a command's output), so [`escape`] keeps it on its line. The log
+//! is never the reason that a program fails or waits: a destination that is closed, full or stuck
+//! loses lines, and is told how many when it takes some again. And what is said again and again
+//! is said once with a count ([`repeats`]), or a thousand failing jobs a second would fill a disk.
 //!
 //! A host program that has installed a logger keeps it, and gets our records.
 
+mod between;
+mod destination;
 mod lines;
+mod repeats;
 
 use std::borrow::Cow;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use crate::config;
 use crate::error::Error;
-use lines::{Destination, Output, WholeLines};
+use crate::sys::clock;
+use destination::{Destination, Output};
+use lines::{Lines, Pieces};
+use repeats::Repeats;
+
+/// Where our lines go, if the logger of this process is ours, and under which name.
+static OURS: OnceLock<(Arc<Mutex<Lines<Destination>>>, Option<PathBuf>)> = OnceLock::new();
 
 /// Sets up the log for this process and those that it forks. Does nothing if there is a logger.
 ///
@@ -34,22 +42,49 @@ use lines::{Destination, Output, WholeLines};
 /// [`Error::File`] when the log file can't be opened.
 pub(crate) fn init(settings: &config::Log) -> Result<(), Error> {
     let destination = match &settings.file {
-        None => Destination::Stderr(io::stderr()),
-        Some(path) => {
-            let options = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-            let file = options.map_err(|error| Error::file(path, "can't open the log", error))?;
-            Destination::File(file)
-        }
+        None => Destination::stderr(),
+        Some(path) => open(path)?,
     };
-    let logger: Box<dyn Log> = match settings.format {
-        config::LogFormat::Text => Box::new(TextLog::new(settings.level, destination)),
-        config::LogFormat::Json => Box::new(JsonLog::new(settings.level, destination)),
-    };
+    let logger = Logger::new(settings.level, settings.format, destination);
+    let lines = Arc::clone(&logger.lines);
     // An error means that a logger is there, and then the level is its owner's matter, too.
-    if ::log::set_boxed_logger(logger).is_ok() {
+    if ::log::set_boxed_logger(Box::new(logger)).is_ok() {
         ::log::set_max_level(settings.level);
+        // Nobody else gets here: there is one logger in the life of a process.
+        let _first = OURS.set((lines, settings.file.clone()));
     }
     Ok(())
+}
+
+fn open(path: &std::path::Path) -> Result<Destination, Error> {
+    Destination::open(path).map_err(|error| Error::file(path, "can't open the log", error))
+}
+
+/// Opens the log file anew by its name: somebody has moved it away. If that fails, it goes on in
+/// the old one, and says why there.
+pub(crate) fn reopen() {
+    let Some((lines, Some(path))) = OURS.get() else { return };
+    match open(path) {
+        Ok(destination) => locked(lines).replace(destination),
+        Err(error) => ::log::error!("{error}; going on in the file as it was"),
+    }
+}
+
+/// Says what has been held back so far. To be called before a process ends: nobody else does.
+pub(crate) fn flush() {
+    // Another's may wait for what a job holds.
+    if OURS.get().is_some() {
+        ::log::logger().flush();
+    }
+}
+
+/// From now on a destination that is stuck is waited for no longer than a stop can spare.
+pub(crate) fn hurry() {
+    lines::hurry();
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Role and pid of this process, as lines of the log show them. `None` until [`set_role`].
@@ -95,28 +130,65 @@ fn is_enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
         && (metadata.level() <= Level::Warn || !["mio", "ipc_channel"].into_iter().any(is_within))
 }
 
-/// Time, level, role, pid, message. simplelog filters and writes; its own fields are off, since
-/// its level stands in brackets, its thread means nothing here, and its macro for a time with
-/// microseconds works only where the crate `time` is a direct dependency.
-struct TextLog<W: Output> {
+/// The logger of a process.
+struct Logger<W: Output> {
     level: LevelFilter,
-    lines: Box<WriteLogger<WholeLines<W>>>,
+    /// simplelog writes lines of text; JSON is ours.
+    text: Option<Box<WriteLogger<Pieces<W>>>>,
+    lines: Arc<Mutex<Lines<W>>>,
+    /// Nothing is held back from who wants to see everything.
+    repeats: Option<Mutex<Repeats>>,
 }
 
-impl<W: Output> TextLog<W> {
-    fn new(level: LevelFilter, destination: W) -> TextLog<W> {
-        let config = ConfigBuilder::new()
-            .set_time_level(LevelFilter::Off)
-            .set_max_level(LevelFilter::Off)
-            .set_thread_level(LevelFilter::Off)
-            .set_target_level(LevelFilter::Off)
-            .set_location_level(LevelFilter::Off)
-            .build();
-        TextLog { level, lines: WriteLogger::new(level, config, WholeLines::new(destination)) }
+impl<W: Output> Logger<W> {
+    fn new(level: LevelFilter, format: config::LogFormat, destination: W) -> Logger<W> {
+        let lines = Arc::new(Mutex::new(Lines::new(destination)));
+        let text = match format {
+            config::LogFormat::Text => Some(text_writer(level, Pieces::new(Arc::clone(&lines)))),
+            config::LogFormat::Json => None,
+        };
+        let repeats = (level < LevelFilter::Debug).then(Mutex::default);
+        Logger { level, text, lines, repeats }
+    }
+
+    /// Writes a line, and before it how many were lost, if any were and it can be said now.
+    fn write(&self, level: Level, target: &str, message: &str) {
+        let lost = locked(&self.lines).take_lost();
+        if let Some((count, why)) = &lost {
+            let lines = if *count == 1 { "line" } else { "lines" };
+            let notice = format!("{count} {lines} of the log before this one lost: {why}");
+            self.write_line(Level::Warn, "procsig", &notice);
+            // The notice itself is none of them.
+            locked(&self.lines).add_lost(*count);
+        }
+        self.write_line(level, target, message);
+    }
+
+    fn write_line(&self, level: Level, target: &str, message: &str) {
+        let Identity { role, pid } = identity();
+        let time = now();
+        match &self.text {
+            Some(text) => {
+                let message = escape(message);
+                text.log(
+                    &Record::builder()
+                        .level(level)
+                        .target(target)
+                        .args(format_args!("{time} {level:<5} {role}[{pid}] {message}"))
+                        .build(),
+                );
+            }
+            None => {
+                let line = JsonLine { time, level: level.as_str(), role: &role, pid, message };
+                if let Some(json) = line.json() {
+                    locked(&self.lines).write(json.as_bytes());
+                }
+            }
+        }
     }
 }
 
-impl<W: Output> Log for TextLog<W> {
+impl<W: Output> Log for Logger<W> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         is_enabled(self.level, metadata)
     }
@@ -125,24 +197,46 @@ impl<W: Output> Log for TextLog<W> {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Formatted before simplelog takes its lock: a `Display` that logs or panics is the
-        // caller's business, and must neither deadlock nor poison.
+        // Formatted before any lock is taken: a `Display` that logs or panics is the caller's
+        // business, and must neither deadlock nor poison.
         let message = message(record);
-        let message = escape(&message);
-        let Identity { role, pid } = identity();
-        let (time, level) = (now(), record.level());
-        self.lines.log(
-            &Record::builder()
-                .level(level)
-                .target(record.target())
-                .args(format_args!("{time} {level:<5} {role}[{pid}] {message}"))
-                .build(),
-        );
+        if let Some(repeats) = &self.repeats {
+            let (due, is_said) = {
+                let (mut repeats, now) = (locked(repeats), clock::now());
+                (repeats.due(now), repeats.hear(record, &message, now))
+            };
+            for (level, text) in due {
+                self.write(level, "procsig", &text);
+            }
+            if !is_said {
+                return;
+            }
+        }
+        self.write(record.level(), record.target(), &message);
     }
 
     fn flush(&self) {
-        self.lines.flush();
+        if let Some(repeats) = &self.repeats {
+            let held_back = locked(repeats).take_all(clock::now());
+            for (level, text) in held_back {
+                self.write(level, "procsig", &text);
+            }
+        }
     }
+}
+
+/// Time, level, role, pid, message. simplelog's own fields are off, since its level stands in
+/// brackets, its thread means nothing here, and its macro for a time with microseconds works only
+/// where the crate `time` is a direct dependency.
+fn text_writer<W: Output>(level: LevelFilter, pieces: Pieces<W>) -> Box<WriteLogger<Pieces<W>>> {
+    let config = ConfigBuilder::new()
+        .set_time_level(LevelFilter::Off)
+        .set_max_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build();
+    WriteLogger::new(level, config, pieces)
 }
 
 /// UTC with microseconds: `2026-01-31T22:39:19.123456Z`.
@@ -158,11 +252,6 @@ fn message<'a>(record: &Record<'a>) -> Cow<'a, str> {
 }
 
 /// One JSON object a line.
-struct JsonLog<W: Output> {
-    level: LevelFilter,
-    lines: Mutex<WholeLines<W>>,
-}
-
 #[derive(serde::Serialize)]
 struct JsonLine<'a> {
     time: String,
@@ -172,31 +261,11 @@ struct JsonLine<'a> {
     message: &'a str,
 }
 
-impl<W: Output> JsonLog<W> {
-    fn new(level: LevelFilter, destination: W) -> JsonLog<W> {
-        JsonLog { level, lines: Mutex::new(WholeLines::new(destination)) }
-    }
-}
-
-impl<W: Output> Log for JsonLog<W> {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        is_enabled(self.level, metadata)
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let Identity { role, pid } = identity();
-        let line = JsonLine {
-            time: now(),
-            level: record.level().as_str(),
-            role: &role,
-            pid,
-            message: &message(record),
-        };
-        // Strings and a number: this can't fail, and if it did, no line is better than a panic.
-        let Ok(mut json) = serde_json::to_string(&line) else { return };
+impl JsonLine<'_> {
+    /// With the line's end. Strings and a number: this can't fail, and if it did, no line is better
+    /// than a panic.
+    fn json(&self) -> Option<String> {
+        let mut json = serde_json::to_string(self).ok()?;
         // JSON leaves DEL and C1 controls as they are, but terminals obey them.
         if json.contains(char::is_control) {
             json = json.chars().fold(String::new(), |mut text, character| {
@@ -208,12 +277,8 @@ impl<W: Output> Log for JsonLog<W> {
             });
         }
         json.push('\n');
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody could be told.
-        let _ = lines.write_all(json.as_bytes());
+        Some(json)
     }
-
-    fn flush(&self) {}
 }
 
 /// Makes a text fit into one line and harmless on a terminal: control characters and line
@@ -241,104 +306,4 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::lines::tests::Recorder;
-    use super::*;
-
-    /// Role and pid belong to the process, and tests share one.
-    static SOLE_USE_OF_IDENTITY: Mutex<()> = Mutex::new(());
-
-    fn sole_use_of_identity() -> impl Drop {
-        SOLE_USE_OF_IDENTITY.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn log(logger: &dyn Log, level: Level, target: &str, message: &str) {
-        logger.log(
-            &Record::builder().level(level).target(target).args(format_args!("{message}")).build(),
-        );
-    }
-
-    #[test]
-    fn control_characters_are_escaped_and_all_else_is_kept() {
-        assert_eq!(escape("a\nb\r\t\x1b[31m\0\x7f\u{9b}"), "a\\nb\\r\\t\\x1b[31m\\x00\\x7f\\x9b");
-        assert_eq!(escape("\u{2028}"), "\\u{2028}");
-        assert!(matches!(escape("Grüße, 世界 \\ 🦀"), Cow::Borrowed("Grüße, 世界 \\ 🦀")));
-    }
-
-    #[test]
-    fn a_text_line_has_its_shape_and_is_one_write() {
-        let _guard = sole_use_of_identity();
-        let recorder = Recorder::default();
-        let logger = TextLog::new(LevelFilter::Info, recorder.clone());
-        log(&logger, Level::Info, "procsig::control", "stop requested:\nsignal");
-        log(&logger, Level::Error, "procsig", &"x".repeat(300_000));
-        log(&logger, Level::Debug, "procsig", "not shown");
-        let writes = recorder.writes();
-        assert_eq!(writes.len(), 2);
-        let (time, rest) = writes[0].split_at("2026-01-31T22:39:19.123456Z".len());
-        let shape: String =
-            time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-        assert_eq!(shape, "0000-00-00T00:00:00.000000Z");
-        let Identity { role, pid } = identity();
-        assert_eq!(rest, format!(" INFO  {role}[{pid}] stop requested:\\nsignal\n"));
-        assert!(writes[1].contains(" ERROR ") && writes[1].ends_with("x\n"));
-        assert!(writes[1].len() > 300_000);
-    }
-
-    #[test]
-    fn a_json_line_is_one_object_and_one_write() {
-        let _guard = sole_use_of_identity();
-        let recorder = Recorder::default();
-        let logger = JsonLog::new(LevelFilter::Trace, recorder.clone());
-        log(&logger, Level::Warn, "procsig", "a \"b\"\n\u{9b}c");
-        let writes = recorder.writes();
-        assert_eq!(writes.len(), 1);
-        assert_eq!(writes[0].matches(char::is_control).collect::<String>(), "\n");
-        let value: serde_json::Value = serde_json::from_str(&writes[0]).unwrap();
-        assert_eq!(value["level"], "WARN");
-        assert_eq!(value["message"], "a \"b\"\n\u{9b}c");
-        assert_eq!(value["role"], *role());
-        assert_eq!(value["pid"], std::process::id());
-        let time = value["time"].as_str().unwrap();
-        assert_eq!(time.len(), "2026-01-31T22:39:19.123456Z".len());
-        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
-    }
-
-    #[test]
-    fn a_role_is_shown_with_its_pid_and_on_one_line() {
-        let _guard = sole_use_of_identity();
-        let former = role();
-        set_role("worker a\nb/0");
-        let recorder = Recorder::default();
-        log(&TextLog::new(LevelFilter::Info, recorder.clone()), Level::Info, "procsig", "ready");
-        set_role(&former);
-        let expected = format!(" INFO  worker a\\nb/0[{}] ready\n", std::process::id());
-        assert!(recorder.writes()[0].ends_with(&expected), "{:?}", recorder.writes());
-    }
-
-    #[test]
-    fn libraries_are_quiet_below_warnings() {
-        let recorder = Recorder::default();
-        let logger = TextLog::new(LevelFilter::Trace, recorder.clone());
-        log(&logger, Level::Debug, "ipc_channel::platform", "no");
-        log(&logger, Level::Info, "mio", "no");
-        log(&logger, Level::Warn, "mio::poll", "yes");
-        log(&logger, Level::Trace, "miolike", "yes");
-        assert_eq!(recorder.writes().len(), 2);
-    }
-
-    #[test]
-    fn a_log_file_is_appended_to_and_not_readable_by_all() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("procsig.log");
-        let settings = config::Log { file: Some(path.clone()), ..config::Log::default() };
-        init(&settings).unwrap();
-        init(&settings).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o137, 0, "{mode:o}");
-        let settings =
-            config::Log { file: Some(folder.path().to_path_buf()), ..config::Log::default() };
-        assert!(matches!(init(&settings), Err(Error::File { .. })));
-    }
-}
+mod tests;

@@ -397,6 +397,7 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     }
     launch.end(&balance, exit.code());
     let took = sys::clock::now().saturating_sub(verdict.stop_began);
+    crate::log::flush();
     log::info!("done in {:.3}s: {balance}", took.as_secs_f64());
     Ok(Report { balance, exit, cause })
 }

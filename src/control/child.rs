@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(crate) enum Order {
     /// Stop; what is not done until then (on the monotonic clock, in nanoseconds) is killed.
     Stop { deadline: u64 },
+    /// Open the files that are written to anew, by their names: somebody has moved them away.
+    /// Answered by [`Report::Reopened`]; not sent again before that.
+    Reopen,
 }
 
 /// What a child tells main.
@@ -28,6 +31,8 @@ pub(crate) enum Report {
     /// It can't go on, and exits when it has finished what it has in hand. Starting it again would
     /// not help.
     Failed { code: u8, message: String },
+    /// It has opened its files anew, as it was told; or has said in the log why it could not.
+    Reopened,
     /// It is about to exit because a job in it has timed out: this one.
     Overdue { message: String },
     /// It can't go on for this reason, and is about to exit. Another start may help.
@@ -53,6 +58,11 @@ impl Reports {
         self.send(Report::Ready);
     }
 
+    /// Says that this child has done what [`Order::Reopen`] has told it.
+    pub(crate) fn reopened(&self) {
+        self.send(Report::Reopened);
+    }
+
     /// Says that this child ends itself because a job in it has timed out.
     ///
     /// Main writes it into the log: what is hung may hold this process's lock of standard error.
@@ -75,6 +85,13 @@ impl Reports {
 
     /// Says how the work has ended, and returns what to exit with.
     pub(crate) fn ended(&self, ended: Result<Outcome, Error>) -> i32 {
+        let code = self.tell_end(ended);
+        // Nobody says it later.
+        crate::log::flush();
+        code
+    }
+
+    fn tell_end(&self, ended: Result<Outcome, Error>) -> i32 {
         let error = match ended {
             Ok(Outcome::Stopped) => return 0,
             Ok(Outcome::Finished) => {
@@ -138,40 +155,59 @@ pub(crate) fn become_child(link: &mut Link, name: &str, session: bool) -> std::i
     Ok(())
 }
 
-/// Waits, in a small thread of its own, for the order to stop, and raises `stop` then.
+/// What a child does when it is told something, besides raising its stop.
+pub(crate) struct Told<R, O> {
+    /// Opens its files anew and answers. It must not wait: whoever waits here hears no stop.
+    pub reopen: R,
+    /// Main is gone: waits for what has to be waited for without it.
+    pub orphaned: O,
+    /// How long after that this process may last.
+    pub limit: Duration,
+}
+
+/// Waits, in a small thread of its own, for orders, and raises `stop` when one of them says so.
 ///
-/// When main is gone `orphaned` is called first, for what has to be waited for without it; and
-/// since nobody is left to kill us at a deadline, we end ourselves at `limit` after that.
-pub(crate) fn listen(
+/// When main is gone this process first waits for what has to be waited for without it; and since
+/// nobody is left to kill us at a deadline, we end ourselves at the limit after that.
+pub(crate) fn listen<R, O>(
     orders: IpcReceiver<Order>,
     main: Pid,
     stop: Stop,
-    limit: Duration,
-    orphaned: impl FnOnce() + Send + 'static,
-) -> Result<(), Error> {
+    told: Told<R, O>,
+) -> Result<(), Error>
+where
+    R: Fn() + Send + 'static,
+    O: FnOnce() + Send + 'static,
+{
     let alone = getppid() != main;
+    let Told { reopen, orphaned, limit } = told;
+    let hear = move || {
+        while let Some(order) = if alone { None } else { orders.recv().ok() } {
+            match order {
+                Order::Stop { deadline } => {
+                    let left = deadline.saturating_sub(clock::nanos(clock::now()));
+                    log::debug!("told to stop, {:.3} s left", left as f64 / 1e9);
+                    crate::log::hurry();
+                    stop.request();
+                    // Who does not end in time is killed, and says no more.
+                    crate::log::flush();
+                }
+                Order::Reopen => reopen(),
+            }
+        }
+        // Dead, its end of the channel closed. Or dead before we had our descriptors in
+        // order, when somebody else may still hold that end.
+        log::warn!("the supervisor is gone; stopping");
+        crate::log::hurry();
+        let until = clock::now().saturating_add(limit);
+        orphaned();
+        stop.request();
+        end_at(until, &stop);
+    };
     std::thread::Builder::new()
         .name("stop".into())
         .stack_size(256 << 10)
-        .spawn(move || {
-            let order = if alone { None } else { orders.recv().ok() };
-            match order {
-                Some(Order::Stop { deadline }) => {
-                    let left = deadline.saturating_sub(clock::nanos(clock::now()));
-                    log::debug!("told to stop, {:.3} s left", left as f64 / 1e9);
-                }
-                // Dead, its end of the channel closed. Or dead before we had our descriptors in
-                // order, when somebody else may still hold that end.
-                None => {
-                    log::warn!("the supervisor is gone; stopping");
-                    let until = clock::now().saturating_add(limit);
-                    orphaned();
-                    stop.request();
-                    end_at(until, &stop);
-                }
-            }
-            stop.request();
-        })
+        .spawn(hear)
         .map(drop)
         .map_err(Error::system("can't start the thread that waits for the stop"))
 }
@@ -182,6 +218,7 @@ fn end_at(until: Duration, stop: &Stop) -> ! {
         std::thread::sleep(until.saturating_sub(clock::now()));
     }
     log::error!("did not come to an end in time; what is not done is in the spool");
+    crate::log::flush();
     // A command that we kill now must not be taken for a job that has failed.
     stop.condemn();
     let own = std::process::id();

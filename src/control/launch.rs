@@ -1,6 +1,6 @@
 //! What each child does: the one place where control and flow meet.
 
-use super::child::{self, Link, Outcome, Reports};
+use super::child::{self, Link, Outcome, Reports, Told};
 use super::lifecycle::Limits;
 use super::role::Child;
 use crate::config::{self, Config, Shutdown, Worker};
@@ -234,7 +234,9 @@ impl Launch {
             (Failures::Output, _) => {
                 format!("their results in {} have \"ok\": false", output.file.display())
             }
-            _ => "lines above name them".into(),
+            _ => {
+                "lines above name the first of them; a file named in [dead_letters] has all".into()
+            }
         }
     }
 
@@ -280,15 +282,15 @@ impl Launch {
         let index = slot(child);
         let entry = processes::enter(&self.spool, index);
         let Link { orders, reports, main, .. } = link;
-        let reports = Reports::new(reports);
+        let reports = Arc::new(Reports::new(reports));
         let ready = || {
             processes::set_state(&self.spool, index, ProcessState::Running);
             reports.ready();
         };
         let ended = began.and_then(|()| match child {
-            Child::Source => self.run_source(entry, orders, main, ready),
+            Child::Source => self.run_source(entry, orders, main, &reports, ready),
             Child::Worker(lane) => self.run_worker(lane, entry, orders, main, &reports),
-            Child::Buffer => self.run_buffer(orders, main, ready),
+            Child::Buffer => self.run_buffer(orders, main, &reports, ready),
         });
         if ended.is_ok() {
             processes::set_state(&self.spool, index, ProcessState::Ended);
@@ -301,6 +303,7 @@ impl Launch {
         entry: Entry,
         orders: Orders,
         main: Pid,
+        reports: &Arc<Reports>,
         ready: impl FnOnce(),
     ) -> Result<Outcome, Error> {
         let Some(jobs) = &self.config.jobs else { return Ok(Outcome::Finished) };
@@ -313,7 +316,8 @@ impl Launch {
             // Readable for good: whoever polls it sees the stop. It can't be full.
             let _written = std::io::Write::write(&mut (&interrupter), b"!");
         });
-        child::listen(orders, main, stop.clone(), self.config.shutdown.deadline, || {})?;
+        let (limit, reopen) = (self.config.shutdown.deadline, reopener(reports));
+        child::listen(orders, main, stop.clone(), Told { reopen, orphaned: || {}, limit })?;
         let end = match (&self.own, jobs.list()) {
             (Some(source), _) => {
                 let settings = own::Settings {
@@ -329,6 +333,7 @@ impl Launch {
             }
             (None, None) => return Ok(Outcome::Finished),
         };
+        crate::log::flush();
         log::info!("stopped");
         Ok(match end {
             source::End::Stopped => Outcome::Stopped,
@@ -342,7 +347,7 @@ impl Launch {
         entry: Entry,
         orders: Orders,
         main: Pid,
-        reports: &Reports,
+        reports: &Arc<Reports>,
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
         process::offer_to_be_killed_first(WORKERS_FIRST);
@@ -367,7 +372,8 @@ impl Launch {
         let stop = Stop::new(move || Jobs(&spool).wake_set(worker::sleepers(lane)));
         let Shutdown { deadline, flush_reserve } = self.config.shutdown;
         let limit = deadline.saturating_sub(flush_reserve);
-        child::listen(orders, main, stop.clone(), limit, || {})?;
+        let reopen = reopener(reports);
+        child::listen(orders, main, stop.clone(), Told { reopen, orphaned: || {}, limit })?;
         let herald = Messenger { spool: &self.spool, lane, reports };
         match &kind.task {
             Task::Jobs(work) => {
@@ -389,6 +395,7 @@ impl Launch {
                 worker::run_producer(&self.spool, &**produce, &settings, &stop, &herald)?;
             }
         }
+        crate::log::flush();
         log::info!("stopped");
         Ok(if stop.requested() { Outcome::Stopped } else { Outcome::Finished })
     }
@@ -397,6 +404,7 @@ impl Launch {
         &self,
         orders: Orders,
         main: Pid,
+        reports: &Arc<Reports>,
         ready: impl FnOnce(),
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
@@ -406,16 +414,27 @@ impl Launch {
         let spool = Arc::clone(&self.spool);
         // Without main nobody tells us when the last worker is gone; the kernel does.
         let limit = self.config.shutdown.deadline;
-        child::listen(orders, main, stop.clone(), limit, move || outlive_workers(&spool))?;
+        let (reopen, orphaned) = (reopener(reports), move || outlive_workers(&spool));
+        child::listen(orders, main, stop.clone(), Told { reopen, orphaned, limit })?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut outputs = self.outputs.borrow_mut();
         let written = buffer::run(&self.spool, outputs.sinks(), policy, &stop, ready)?;
+        crate::log::flush();
         log::info!("stopped: {written} records written");
         Ok(Outcome::Stopped)
     }
 
     fn restrict(&self, role: Role) -> Result<(), Error> {
         self.spool.restrict(role).map_err(Error::system("can't protect the spool"))
+    }
+}
+
+/// What a child does that has no file of its own to open anew but the log.
+fn reopener(reports: &Arc<Reports>) -> impl Fn() + Send + use<> {
+    let reports = Arc::clone(reports);
+    move || {
+        crate::log::reopen();
+        reports.reopened();
     }
 }
 
@@ -463,6 +482,7 @@ impl Herald for Messenger<'_> {
 
     fn overdue(&self, message: String) -> ! {
         self.reports.overdue(message);
+        crate::log::flush();
         process::exit_now(0)
     }
 

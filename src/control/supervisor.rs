@@ -5,10 +5,12 @@
 //! ever if there is none. It never ticks.
 
 mod inbox;
+mod reopen;
 mod say;
 mod words;
 
 pub(crate) use inbox::Inbox;
+use reopen::Reopening;
 
 use super::child::{Link, Order, Report};
 use super::launch::Launch;
@@ -45,6 +47,7 @@ struct Handle {
     pid: Pid,
     orders: IpcSender<Order>,
     descriptor: RawFd,
+    reopening: Reopening,
 }
 
 struct Supervisor<'a> {
@@ -154,9 +157,7 @@ impl Supervisor<'_> {
                     match asked {
                         Asked::Stop => events.push(Event::Signal),
                         Asked::Hangup if self.terminal => events.push(Event::Signal),
-                        Asked::Hangup => {
-                            log::info!("SIGHUP: this version reopens no files yet");
-                        }
+                        Asked::Hangup => self.reopen(),
                         Asked::Status => self.say_status(),
                         Asked::Reap => *reap = true,
                     }
@@ -171,6 +172,7 @@ impl Supervisor<'_> {
                             self.launch.note_ready(child);
                             events.push(Event::Ready(child));
                         }
+                        Report::Reopened => self.reopened(child),
                         Report::Finished => events.push(Event::Finished(child)),
                         Report::Overdue { message } => {
                             log::warn!("{}: its process ends for that", words(message));
@@ -307,7 +309,8 @@ impl Supervisor<'_> {
         self.launch.note_start(child, pid);
         self.words.started(child);
         self.by_pid.insert(pid, child);
-        self.handles.insert(child, Handle { pid, orders, descriptor: orders_descriptor });
+        let (descriptor, reopening) = (orders_descriptor, Reopening::No);
+        self.handles.insert(child, Handle { pid, orders, descriptor, reopening });
         log::debug!("started {} as {pid}", self.launch.name(child));
         Ok(())
     }

@@ -16,6 +16,7 @@ impl Supervisor<'_> {
                     Reason::Finished => "finished",
                     Reason::Failure => "failure",
                 };
+                crate::log::hurry();
                 log::info!("stop requested: {reason}");
             }
             Notice::StoppingSource => log::info!("stopping source"),
