@@ -32,8 +32,15 @@ use destination::{Destination, Output};
 use lines::{Lines, Pieces};
 use repeats::Repeats;
 
-/// Where our lines go, if the logger of this process is ours, and under which name.
-static OURS: OnceLock<(Arc<Mutex<Lines<Destination>>>, Option<PathBuf>)> = OnceLock::new();
+/// Set if the logger of this process is ours.
+static OURS: OnceLock<Ours> = OnceLock::new();
+
+/// Where our lines go.
+struct Ours {
+    lines: Arc<Mutex<Lines<Destination>>>,
+    /// `None`: standard error.
+    path: Option<PathBuf>,
+}
 
 /// Sets up the log for this process and those that it forks. Does nothing if there is a logger.
 ///
@@ -51,7 +58,7 @@ pub(crate) fn init(settings: &config::Log) -> Result<(), Error> {
     if ::log::set_boxed_logger(Box::new(logger)).is_ok() {
         ::log::set_max_level(settings.level);
         // Nobody else gets here: there is one logger in the life of a process.
-        let _first = OURS.set((lines, settings.file.clone()));
+        let _first = OURS.set(Ours { lines, path: settings.file.clone() });
     }
     Ok(())
 }
@@ -63,7 +70,7 @@ fn open(path: &std::path::Path) -> Result<Destination, Error> {
 /// Opens the log file anew by its name: somebody has moved it away. If that fails, it goes on in
 /// the old one, and says why there.
 pub(crate) fn reopen() {
-    let Some((lines, Some(path))) = OURS.get() else { return };
+    let Some(Ours { lines, path: Some(path) }) = OURS.get() else { return };
     match open(path) {
         Ok(destination) => locked(lines).replace(destination),
         Err(error) => ::log::error!("{error}; going on in the file as it was"),
