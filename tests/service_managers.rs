@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use support::managers::{Kind, Runit, S6, Supervisord, operate};
 use support::{
     Balance, Handle, Line, Place, Process, Seed, Signal, WATCHDOG, log, needs, poll_until,
 };
@@ -16,25 +16,6 @@ const STOPS: usize = 20;
 const WORKERS: usize = 2;
 /// More than are done in all rounds together.
 const JOBS: usize = 4000;
-
-/// Replaces what a packaged file names; each of it must be there.
-#[track_caller]
-fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
-    for (from, to) in replacements {
-        assert!(text.contains(from), "{from:?} is not in the packaged file any more:\n{text}");
-        text = text.replace(from, to);
-    }
-    text
-}
-
-fn packaged(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// A pipeline in the care of a service manager.
 struct Service {
@@ -46,28 +27,13 @@ struct Service {
     seen: usize,
 }
 
-/// What differs between service managers.
-trait Kind {
-    /// Its command, in the foreground.
-    fn manager(&self, place: &Place) -> Command;
-    /// The stop command that an operator types; it has waited when it returns.
-    fn stop(&self, place: &Place);
-    fn start(&self, place: &Place);
-    /// The exit codes that it has seen so far.
-    fn codes(&self, place: &Place) -> Vec<i32>;
-    /// Where it keeps what the pipeline prints.
-    fn log(&self, place: &Place) -> PathBuf;
-    /// Whether it has said that it will not start it again.
-    fn has_given_up(&self, place: &Place) -> bool;
-}
-
 impl Service {
-    fn new(kind: impl Kind + 'static, prepare: impl FnOnce(&Place)) -> Service {
+    fn new(kind: impl Kind + 'static) -> Service {
         let place = Place::new();
         let jobs = place.jobs(JOBS);
         place.work_script("[ -e calm ] || sleep 0.05");
         place.config("");
-        prepare(&place);
+        kind.install(&place);
         Service { place, jobs, kind: Box::new(kind), manager: None, seen: 0 }
     }
 
@@ -223,232 +189,11 @@ impl Drop for Service {
     }
 }
 
-/// Runs an operator's command, which must succeed.
-#[track_caller]
-fn operate(place: &Place, words: &[&str]) -> String {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).current_dir(place.private("")).stdin(Stdio::null());
-    let output = command.output().unwrap_or_else(|error| panic!("{words:?}: {error}"));
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).into_owned();
-    assert!(output.status.success(), "{words:?}: {:?}\n{printed}", output.status);
-    printed
-}
-
-struct Supervisord;
-
-impl Supervisord {
-    fn service(replacements: &[(&str, &str)]) -> Service {
-        Service::new(Supervisord, |place| {
-            let program = text(&place.program).to_owned();
-            let (work, config, log) =
-                (place.path(""), place.path("pings.toml"), Supervisord.log(place));
-            let section = replaced(packaged("supervisor/procsig.conf"), replacements);
-            let section = replaced(
-                section,
-                &[
-                    ("/usr/bin/procsig", &program),
-                    ("/etc/procsig/pings.toml", text(&config)),
-                    ("user=procsig\n", ""),
-                    ("/var/lib/procsig", text(&work)),
-                    ("/var/log/procsig/pings.log", text(&log)),
-                ],
-            );
-            let user = if rustix::process::geteuid().is_root() { "user=root\n" } else { "" };
-            let own = format!(
-                "[supervisord]\nnodaemon=true\n{user}logfile=%(here)s/supervisord.log\n\
-                 pidfile=%(here)s/supervisord.pid\n\
-                 [unix_http_server]\nfile=%(here)s/s.sock\n\
-                 [rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = \
-                 supervisor.rpcinterface:make_main_rpcinterface\n\
-                 [supervisorctl]\nserverurl=unix://%(here)s/s.sock\n"
-            );
-            std::fs::write(place.private("s.conf"), own + &section).expect("a configuration");
-        })
-    }
-
-    fn control(&self, place: &Place, words: &[&str]) -> String {
-        operate(place, &[&["supervisorctl", "-c", "s.conf"], words].concat())
-    }
-}
-
-impl Kind for Supervisord {
-    fn manager(&self, _: &Place) -> Command {
-        let mut command = Command::new("supervisord");
-        command.args(["-c", "s.conf"]);
-        command
-    }
-
-    fn stop(&self, place: &Place) {
-        let printed = self.control(place, &["stop", "pings"]);
-        assert!(printed.contains("pings: stopped"), "{printed}");
-    }
-
-    fn start(&self, place: &Place) {
-        let printed = self.control(place, &["start", "pings"]);
-        assert!(printed.contains("pings: started"), "{printed}");
-    }
-
-    fn codes(&self, place: &Place) -> Vec<i32> {
-        let text = std::fs::read_to_string(place.private("supervisord.log")).unwrap_or_default();
-        let code = |line: &str| {
-            let is_end = line.contains("stopped: pings") || line.contains("exited: pings");
-            let rest = line.split_once("(exit status ").filter(|_| is_end)?.1;
-            rest.split([';', ')']).next()?.parse().ok()
-        };
-        text.lines().filter_map(code).collect()
-    }
-
-    fn log(&self, place: &Place) -> PathBuf {
-        place.private("pings.log")
-    }
-
-    fn has_given_up(&self, place: &Place) -> bool {
-        let mut command = Command::new("supervisorctl");
-        let command = command.args(["-c", "s.conf", "status"]).current_dir(place.private(""));
-        let output = command.output().expect("supervisorctl");
-        String::from_utf8_lossy(&output.stdout).contains("EXITED")
-    }
-}
-
-/// Copies a packaged directory of scripts, with what it names replaced.
-fn install(from: &str, to: &Path, replacements: &[(&str, &str)], more: &[(&str, &str)]) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(from);
-    let cp = support::tool("cp", &["-r", text(&source), text(to)]);
-    assert!(cp.status.success(), "{cp:?}");
-    for (name, words) in [("run", replacements), ("log/run", more)] {
-        let script = replaced(packaged(&format!("{from}/{name}")), words);
-        std::fs::write(to.join(name), script).expect("a script");
-    }
-    // What it ends with is noted, ahead of what the packaged script does.
-    let finish = to.join("finish");
-    let script = std::fs::read_to_string(&finish).expect("a finish script");
-    std::fs::write(
-        &finish,
-        replaced(script, &[("#!/bin/sh\n", "#!/bin/sh\necho \"$1\" >> codes\n")]),
-    )
-    .expect("a script");
-    let mode =
-        |name: &str| std::fs::metadata(to.join(name)).expect("a script").permissions().mode();
-    assert!(["run", "finish", "log/run"].iter().all(|name| mode(name) & 0o111 == 0o111));
-}
-
-/// The exit codes that a finish script has noted.
-fn noted_codes(service: &Path) -> Vec<i32> {
-    let text = std::fs::read_to_string(service.join("codes")).unwrap_or_default();
-    text.lines().map(|line| line.parse().expect("a code")).collect()
-}
-
-struct Runit;
-
-impl Runit {
-    fn service() -> Service {
-        Service::new(Runit, |place| {
-            let (work, config, logs) =
-                (place.path(""), place.path("pings.toml"), place.private("logs"));
-            std::fs::create_dir(&logs).expect("a directory");
-            let run = [
-                ("chpst -u procsig ", ""),
-                ("/var/lib/procsig", text(&work)),
-                ("/usr/bin/procsig", text(&place.program)),
-                ("/etc/procsig/pings.toml", text(&config)),
-            ];
-            let log = [("chpst -u procsig ", ""), ("/var/log/procsig/pings", text(&logs))];
-            install("runit/procsig", &place.private("pings"), &run, &log);
-        })
-    }
-}
-
-impl Kind for Runit {
-    fn manager(&self, _: &Place) -> Command {
-        let mut command = Command::new("runsv");
-        command.arg("pings");
-        command
-    }
-
-    fn stop(&self, place: &Place) {
-        let printed = operate(place, &["sv", "-w", "13", "down", "./pings"]);
-        assert!(printed.contains("ok: down: ./pings"), "{printed}");
-    }
-
-    fn start(&self, place: &Place) {
-        operate(place, &["sv", "up", "./pings"]);
-    }
-
-    fn codes(&self, place: &Place) -> Vec<i32> {
-        noted_codes(&place.private("pings"))
-    }
-
-    fn log(&self, place: &Place) -> PathBuf {
-        place.private("logs/current")
-    }
-
-    fn has_given_up(&self, place: &Place) -> bool {
-        let output = support::tool("sv", &["status", text(&place.private("pings"))]);
-        String::from_utf8_lossy(&output.stdout).starts_with("down: ")
-    }
-}
-
-struct S6;
-
-impl S6 {
-    fn service() -> Service {
-        Service::new(S6, |place| {
-            let (work, config, logs) =
-                (place.path(""), place.path("pings.toml"), place.private("logs"));
-            std::fs::create_dir(&logs).expect("a directory");
-            std::fs::create_dir(place.private("scan")).expect("a directory");
-            let run = [
-                ("s6-setuidgid procsig ", ""),
-                ("/var/lib/procsig", text(&work)),
-                ("/usr/bin/procsig", text(&place.program)),
-                ("/etc/procsig/pings.toml", text(&config)),
-            ];
-            // One file for the whole test.
-            let log = [
-                ("s6-setuidgid procsig ", ""),
-                ("s1000000 ", "s10000000 "),
-                ("/var/log/procsig/pings", text(&logs)),
-            ];
-            install("s6/procsig", &place.private("scan/pings"), &run, &log);
-        })
-    }
-}
-
-impl Kind for S6 {
-    fn manager(&self, _: &Place) -> Command {
-        let mut command = Command::new("s6-svscan");
-        command.arg("scan");
-        command
-    }
-
-    fn stop(&self, place: &Place) {
-        operate(place, &["s6-svc", "-wD", "-d", "scan/pings"]);
-    }
-
-    fn start(&self, place: &Place) {
-        operate(place, &["s6-svc", "-wu", "-u", "scan/pings"]);
-    }
-
-    fn codes(&self, place: &Place) -> Vec<i32> {
-        noted_codes(&place.private("scan/pings"))
-    }
-
-    fn log(&self, place: &Place) -> PathBuf {
-        place.private("logs/current")
-    }
-
-    fn has_given_up(&self, place: &Place) -> bool {
-        let output = support::tool("s6-svstat", &[text(&place.private("scan/pings"))]);
-        String::from_utf8_lossy(&output.stdout).starts_with("down (exitcode 0)")
-    }
-}
-
 #[test]
 fn supervisorctl_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost() {
     let test = "supervisorctl_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost";
     if needs(test, &["supervisord", "setpriv"]) {
-        Supervisord::service(&[]).is_stopped_many_times_and_loses_nothing();
+        Service::new(Supervisord(&[])).is_stopped_many_times_and_loses_nothing();
     }
 }
 
@@ -456,7 +201,7 @@ fn supervisorctl_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost()
 fn sv_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost() {
     let test = "sv_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost";
     if needs(test, &["runsv", "setpriv"]) {
-        Runit::service().is_stopped_many_times_and_loses_nothing();
+        Service::new(Runit).is_stopped_many_times_and_loses_nothing();
     }
 }
 
@@ -464,7 +209,7 @@ fn sv_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost() {
 fn s6_svc_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost() {
     let test = "s6_svc_stops_it_in_order_twenty_times_under_load_and_nothing_is_lost";
     if needs(test, &["s6-svscan", "setpriv"]) {
-        S6::service().is_stopped_many_times_and_loses_nothing();
+        Service::new(S6).is_stopped_many_times_and_loses_nothing();
     }
 }
 
@@ -473,7 +218,7 @@ fn sv_restart_is_an_ordered_stop_and_a_start() {
     if !needs("sv_restart_is_an_ordered_stop_and_a_start", &["runsv", "setpriv"]) {
         return;
     }
-    let mut service = Runit::service();
+    let mut service = Service::new(Runit);
     // Endless: it exits with 0 when it is told to stop, as a finished list does by itself.
     service.place.jobs(8);
     let text = service.place.read("pings.toml").replace("[jobs]\n", "[jobs]\nevery = \"10ms\"\n");
@@ -509,7 +254,7 @@ fn a_supervisord_that_is_told_to_end_stops_it_in_order_and_the_next_one_goes_on(
     if !needs(test, &["supervisord", "setpriv"]) {
         return;
     }
-    let mut service = Supervisord::service(&[]);
+    let mut service = Service::new(Supervisord(&[]));
     for _ in 0..3 {
         service.start_manager();
         service.until_under_load(service.place.started().len());
@@ -527,7 +272,7 @@ fn a_service_manager_that_is_killed_takes_it_down_in_order_and_the_next_one_goes
         return;
     }
     // Killing s6-svscan leaves s6-supervise in place, which is the one that counts.
-    for mut service in [Supervisord::service(&[]), Runit::service()] {
+    for mut service in [Service::new(Supervisord(&[])), Service::new(Runit)] {
         for _ in 0..3 {
             service.start_manager();
             service.until_under_load(service.place.started().len());
@@ -547,7 +292,7 @@ fn a_pipeline_that_outlives_its_supervisord_keeps_its_spool_until_it_is_told_to_
     if !needs(test, &["supervisord"]) {
         return;
     }
-    let mut service = Supervisord::service(&[("/usr/bin/setpriv --pdeathsig TERM -- ", "")]);
+    let mut service = Service::new(Supervisord(&[("/usr/bin/setpriv --pdeathsig TERM -- ", "")]));
     service.start_manager();
     service.until_under_load(0);
     let orphan = main_of(&service);

@@ -13,6 +13,7 @@
 
 pub mod kills;
 pub mod log;
+pub mod managers;
 pub mod place;
 pub mod processes;
 pub mod results;
