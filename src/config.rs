@@ -308,6 +308,28 @@ impl Default for Spool {
     }
 }
 
+/// What is in memory of all lanes together, if nobody says how large one is. Bytes.
+const LANES_BYTES: u64 = 64 << 20;
+/// Of a lane then at the most, and at the least. Bytes.
+const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
+/// Lanes are whole pages.
+const PAGE: u64 = 4096;
+
+impl Spool {
+    /// Bytes of each of so many lanes: whole pages.
+    pub(crate) fn lane_bytes(&self, lanes: u64) -> u64 {
+        let (most, least) = LANE_BYTES;
+        let even_share = LANES_BYTES / lanes.max(1) / PAGE * PAGE;
+        self.lane.unwrap_or(even_share.clamp(least, most)).next_multiple_of(PAGE)
+    }
+
+    /// Bytes that a lane needs for jobs of this length: a failure repeats the job's text, each byte
+    /// of it escaped at worst.
+    pub(crate) fn lane_bytes_min(&self) -> u64 {
+        8 * u64::from(self.job_bytes) + PAGE
+    }
+}
+
 impl Default for Log {
     fn default() -> Log {
         Log { level: log::LevelFilter::Info, format: LogFormat::Text, file: None }

@@ -213,7 +213,7 @@ impl Daemon {
             let name = name.into();
             // Two of the same type are told apart by their names.
             let output = Output { format: Format::Own(name.clone()), ..parts.output };
-            let known = KnownSink { name, output };
+            let known = KnownSink { name, output, record: type_name::<T>() };
             let encode = Box::new(parts.encode);
             self.sinks.push(NamedSink { known, record: type_name::<T>(), encode, sink });
         }
@@ -254,7 +254,7 @@ impl Daemon {
         takes_jobs: bool,
         task: impl Fn(&Encoder<'_>) -> Option<Task> + 'static,
     ) -> Daemon {
-        let known = KnownFunction { name, takes_jobs };
+        let known = KnownFunction { name, takes_jobs, record: type_name::<T>() };
         let (record, task) = (type_name::<T>(), Box::new(task));
         self.functions.push(Function { known, record, task });
         self

@@ -292,7 +292,7 @@ fn a_program_that_is_not_there_is_refused_before_anything_is_touched() {
     let before = place.files();
     let ended = run(&place);
     ended.assert_exit(78);
-    let expected = "workers.co.coprocess: can't start \"no-such-program\": No such file";
+    let expected = "workers.co.coprocess: there is no program \"no-such-program\" in any directory";
     assert!(ended.stderr.contains(expected), "{}", ended.stderr);
     assert_eq!(place.files(), before);
 }

@@ -465,10 +465,24 @@ fn the_output_is_synced_as_the_policy_says_and_always_at_stop() {
 fn a_program_that_can_not_be_started_is_said_once_by_each_worker_and_fails_its_jobs() {
     let place = Place::new();
     let jobs = place.jobs(20);
-    let ended = place.run(&["--jobs", "jobs.txt"], &["procsig-no-such-program"]).finish();
+    // It may be there when its first job comes: a path that is relative is not refused.
+    let ended = place.run(&["--jobs", "jobs.txt"], &["./no-such-program"]).finish();
     ended.assert_exit(3);
     place.results().assert_exactly_once(&jobs);
-    let said = ended.stderr.matches("can't start \"procsig-no-such-program\"").count();
+    let said = ended.stderr.matches("can't start \"./no-such-program\"").count();
     assert!((1..=2).contains(&said), "{}", ended.describe());
     assert!(ended.stderr.contains("jobs that have failed for good: 20"), "{}", ended.describe());
+}
+
+#[test]
+fn a_program_that_is_nowhere_is_refused_before_anything_is_touched() {
+    let place = Place::new();
+    place.jobs(2);
+    let before = place.files();
+    for program in ["procsig-no-such-program", "/no/such/program", "/etc/passwd", "/etc"] {
+        let ended = place.run(&["--jobs", "jobs.txt"], &[program]).finish();
+        ended.assert_exit(78);
+        assert!(ended.stderr.contains(program), "{}", ended.describe());
+        assert_eq!(place.files(), before);
+    }
 }

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn the_help_of_every_command_begins_with_a_line_to_paste() {
         for name in ["procsig", "lengths"] {
-            let function = KnownFunction { name: "length".into(), takes_jobs: true };
+            let function = KnownFunction { name: "length".into(), takes_jobs: true, record: "u64" };
             let own = Known { functions: vec![function], ..Known::default() };
             let known = if name == "procsig" { Known::default() } else { own };
             let line = args::command(name, None, &known);

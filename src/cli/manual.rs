@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_program_with_functions_has_a_page_in_its_own_name() {
-        let function = KnownFunction { name: "length".into(), takes_jobs: true };
+        let function = KnownFunction { name: "length".into(), takes_jobs: true, record: "u64" };
         let page = page_of("lengths", &Known { functions: vec![function], ..Known::default() });
         assert!(page.contains("lengths run"), "{page}");
         assert!(!page.contains("procsig run") && !page.contains("PROGRAM"), "{page}");

@@ -135,7 +135,7 @@ mod tests {
     fn the_example_is_valid_as_it_is() {
         let loaded = load_text(EXAMPLE).unwrap();
         assert_eq!(loaded.warnings.iter().len(), 0);
-        assert_eq!(loaded.config.workers[0].name, "ping");
+        assert_eq!(loaded.config.workers[0].name, "checksum");
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             .collect();
         assert!(text.contains(&"every = \"30s\""));
         let loaded = load_text(&text.join("\n")).unwrap();
-        assert_eq!(loaded.config.name, "pings");
+        assert_eq!(loaded.config.name, "checksums");
         assert_eq!(loaded.config.spool.lane, Some(1 << 20));
     }
 }

@@ -140,7 +140,8 @@ mod tests {
     const EXAMPLE: &str = "procsig run --jobs hosts.txt -- ping -c1 {}";
 
     fn known(names: &[&str]) -> Known {
-        let known = |name: &&str| KnownFunction { name: (*name).into(), takes_jobs: true };
+        let known =
+            |name: &&str| KnownFunction { name: (*name).into(), takes_jobs: true, record: "u64" };
         Known { functions: names.iter().map(known).collect(), ..Known::default() }
     }
 

@@ -22,6 +22,7 @@ mod files;
 mod jobs;
 mod known;
 mod output;
+mod programs;
 mod reader;
 mod resolve;
 mod tables;
@@ -95,7 +96,18 @@ pub(crate) struct Loaded {
 /// [`Error::Mistakes`] with each mistake.
 pub(crate) fn load(path: &Path, overrides: &Overrides, known: &Known) -> Result<Loaded, Error> {
     let text = text::read(path).map_err(Error::Mistakes)?;
-    resolve::file(path, &text, (overrides, known), &|name| std::env::var(name))
+    resolve::file(path, &text, (overrides, known), &|name| std::env::var(name), true)
+}
+
+/// The settings of a run that is looked at and not started: what they name, such as the list of jobs,
+/// need not be there any more.
+///
+/// # Errors
+///
+/// [`Error::Mistakes`] with each mistake.
+pub(crate) fn load_to_look(path: &Path, known: &Known) -> Result<Loaded, Error> {
+    let (text, overrides) = (text::read(path).map_err(Error::Mistakes)?, Overrides::default());
+    resolve::file(path, &text, (&overrides, known), &|name| std::env::var(name), false)
 }
 
 /// The quick form, without a file: one kind of worker, named after its command.

@@ -20,6 +20,8 @@ pub(crate) struct Wrong {
     pub(crate) suggestion: Option<String>,
     /// What else to do about it.
     pub(crate) help: Option<String>,
+    /// It is not the text that is wrong, but what it names on this machine.
+    pub(crate) outside: bool,
 }
 
 impl Wrong {
@@ -44,6 +46,12 @@ impl Wrong {
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Wrong {
         self.help = Some(help.into());
+        self
+    }
+
+    /// The text may be right: it names what is not there, or can't be used, on this machine.
+    pub(crate) fn outside(mut self) -> Wrong {
+        self.outside = true;
         self
     }
 

@@ -27,10 +27,6 @@ use std::time::Duration;
 
 /// How long the leftovers of an earlier run may take to be gone.
 const LEFTOVERS_MAX: Duration = Duration::from_secs(2);
-/// Bytes of all lanes together, if nobody says how large one is to be.
-const LANES_BYTES: u64 = 64 << 20;
-/// Bytes of a lane then, at the most and at the least.
-const LANE_BYTES: (u64, u64) = (1 << 20, 128 << 10);
 
 /// What a pipeline writes to.
 pub(crate) struct Outputs {
@@ -245,13 +241,10 @@ pub(crate) fn spool_path(config: &Config) -> Result<PathBuf, Error> {
 
 fn geometry(config: &Config) -> Result<Geometry, Error> {
     let lanes: u64 = config.workers.iter().map(|worker| u64::from(worker.processes)).sum();
-    let (most, least) = LANE_BYTES;
-    let page = super::queue::layout::PAGE as u64;
-    let even_share = LANES_BYTES / lanes.max(1) / page * page;
-    let lane_bytes = config.spool.lane.unwrap_or(even_share.clamp(least, most));
+    let lane_bytes = config.spool.lane_bytes(lanes);
     let geometry = Geometry {
         lanes: u32::try_from(lanes).unwrap_or(u32::MAX),
-        lane_bytes: lane_bytes.next_multiple_of(page),
+        lane_bytes,
         slots: config.spool.jobs,
         job_bytes: config.spool.job_bytes,
     };
@@ -262,8 +255,7 @@ fn geometry(config: &Config) -> Result<Geometry, Error> {
             geometry.slots, geometry.job_bytes
         )));
     }
-    // A failure repeats the job's text, each byte of it escaped at worst.
-    let failure = 8 * u64::from(geometry.job_bytes) + page;
+    let failure = config.spool.lane_bytes_min();
     if geometry.lane_bytes < failure {
         return Err(Error::Config(format!(
             "spool.lane: {lane_bytes} bytes are too few for jobs of {} bytes (spool.job_bytes): \

@@ -1,7 +1,7 @@
 //! Which spool is meant: by its own name, by the configuration that it belongs to, by the output that it
 //! stands beside, or by the directory that it is in.
 
-use crate::config::raw::{self, Known, Overrides};
+use crate::config::raw::{self, Known};
 use crate::error::Error;
 use crate::flow::prepare::spool_path;
 use crate::flow::queue::layout::MAGIC;
@@ -35,7 +35,7 @@ pub(crate) fn spool(given: Option<&Path>, known: &Known) -> Result<PathBuf, Erro
     if given.extension() != Some(OsStr::new("toml")) && std::fs::symlink_metadata(&beside).is_ok() {
         return Ok(beside);
     }
-    let loaded = raw::load(given, &Overrides::default(), known).map_err(|error| match error {
+    let loaded = raw::load_to_look(given, known).map_err(|error| match error {
         Error::Mistakes(mistakes) => Error::Mistakes(mistakes.with_help(
             "this is neither a spool nor a configuration that says where one is: name the spool \
              itself, a hidden file beside the output that ends in .spool",

@@ -377,6 +377,19 @@ fn search(name: &[u8], search_path: &[u8]) -> Result<Option<CString>, Errno> {
     Err(error)
 }
 
+/// Is there a program of this name, for a command with these additions to the environment?
+pub(crate) fn find_program(
+    name: &str,
+    environment: &BTreeMap<String, String>,
+) -> Result<(), Errno> {
+    let (_, search_path) = prepare_environment(environment, "").map_err(|_| Errno::EINVAL)?;
+    match search(name.as_bytes(), &search_path)? {
+        Some(_) => Ok(()),
+        None => rustix::fs::access(name, Access::EXEC_OK)
+            .map_err(|error| Errno::from_raw(error.raw_os_error())),
+    }
+}
+
 /// Can the same start succeed a moment later? `ETXTBSY`: another thread is just writing the
 /// program, or one of its commands has not let go of it yet.
 fn is_transient(error: Errno) -> bool {

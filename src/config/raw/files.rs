@@ -1,9 +1,12 @@
 //! The files that a configuration names: is the job list there, and are two of them one?
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::reader::Origin;
+use super::resolve::Resolver;
+use crate::error::Wrong;
 
 /// A file that is read or written, and what names it.
 #[derive(Debug)]
@@ -63,22 +66,65 @@ pub(super) fn same_files(files: &[UsedFile]) -> Vec<(Origin, String)> {
     mistakes
 }
 
+impl Resolver<'_> {
+    /// Notes a file that is written, and what is wrong with it if its name stands in the file.
+    ///
+    /// What an option names is for its opening to say: it has not the same exit code.
+    pub(super) fn written(&mut self, files: &mut Vec<UsedFile>, origin: &Origin, path: &Path) {
+        files.push(UsedFile::new(origin.clone(), path));
+        if let Some(wrong) = written_mistake(path).filter(|_| origin.bytes.is_some()) {
+            self.mistake(origin, wrong.outside());
+        }
+    }
+}
+
+fn written_mistake(path: &Path) -> Option<Wrong> {
+    if path.is_dir() {
+        let wrong = Wrong::new(format!("{} is a directory, and a file is needed", path.display()));
+        return Some(wrong.help("name a file in it"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => return None,
+    };
+    let name = folder.display();
+    match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => None,
+        Ok(_) => Some(Wrong::new(format!("{name} is a file, and has to be a directory"))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(
+            Wrong::new(format!("there is no directory {name}"))
+                .help(format!("create it, for example with: mkdir -p {name}")),
+        ),
+        // Whoever runs it may see more than who checks it.
+        Err(_) => None,
+    }
+}
+
 /// Why a list of jobs can't be read, if so. The list itself is not opened: it may be a FIFO,
 /// and opening that waits for its writer.
-pub(super) fn job_list_mistake(path: &Path) -> Option<String> {
+pub(super) fn job_list_mistake(path: &Path) -> Option<Wrong> {
     let name = path.display();
+    let unreadable = |error: std::io::Error| {
+        let what = format!("the list of jobs {name} can't be read: {}", reason(&error));
+        Some(Wrong::new(what).outside())
+    };
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) => return Some(format!("the list of jobs {name} can't be read: {error}")),
+        Err(error) => return unreadable(error),
     };
     if metadata.is_dir() {
-        return Some(format!("{name} is a directory, but a list of jobs is a file of lines"));
+        let what = format!("{name} is a directory, but a list of jobs is a file of lines");
+        let help = "to take each file of a directory as a job, name it in jobs.directory";
+        return Some(Wrong::new(what).help(help).outside());
     }
     match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
         Ok(()) => None,
-        Err(errno) => {
-            let error = std::io::Error::from(errno);
-            Some(format!("the list of jobs {name} can't be read: {error}"))
-        }
+        Err(errno) => unreadable(errno.into()),
     }
+}
+
+/// What the system said, without its number.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::super::{Directory, Jobs, Lines, List, Own};
-use super::files::{UsedFile, job_list_mistake};
+use super::files::{UsedFile, job_list_mistake, reason};
 use super::reader::{self, Field, Origin, Value};
 use super::resolve::Resolver;
 use super::tables::RawJobs;
+use crate::error::Wrong;
 
 impl Resolver<'_> {
     /// Where jobs come from, and whether it is standard input only because nobody named anything.
@@ -37,8 +38,16 @@ impl Resolver<'_> {
             return (Jobs::List(List { lines: Lines::Stdin, every }), true);
         };
         if let Lines::File(path) = &lines {
-            if let Some(message) = job_list_mistake(path) {
-                self.mistake(&origin, message);
+            match (job_list_mistake(path), raw.every.origin()) {
+                (Some(wrong), _) => self.mistake(&origin, wrong),
+                (None, Some(every)) if !path.is_file() => {
+                    let wrong = Wrong::new("only a file can be run again and again").help(format!(
+                        "{} is a pipe or a terminal, read only once",
+                        path.display()
+                    ));
+                    self.mistake(every, wrong.outside());
+                }
+                (None, _) => {}
             }
             files.push(UsedFile::new(origin, path));
         }
@@ -75,8 +84,8 @@ impl Resolver<'_> {
         if let Some(every) = raw.every.origin().cloned().or_else(by_option) {
             self.mistake(&every, "a directory is not run again: its files are moved when done");
         }
-        if let Some(message) = directory_mistake(path) {
-            self.mistake(origin, message);
+        if let Some(wrong) = directory_mistake(path) {
+            self.mistake(origin, wrong);
         }
         let once = raw.once.get().is_some_and(|once| *once);
         Jobs::Directory(Directory { path: path.clone(), once })
@@ -96,14 +105,18 @@ pub(super) fn lines(
 }
 
 /// Why files can't be taken from there, if so.
-fn directory_mistake(path: &Path) -> Option<String> {
+fn directory_mistake(path: &Path) -> Option<Wrong> {
     let name = path.display();
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => None,
-        Ok(_) => Some(format!(
-            "{name} is no directory: here each file of a directory is a job; the lines of a file \
-             are jobs.lines"
-        )),
-        Err(error) => Some(format!("the directory {name} can't be read: {error}")),
+        Ok(_) => Some(
+            Wrong::new(format!("{name} is no directory"))
+                .help("here each file of a directory is a job; the lines of a file are jobs.lines")
+                .outside(),
+        ),
+        Err(error) => {
+            let what = format!("the directory {name} can't be read: {}", reason(&error));
+            Some(Wrong::new(what).outside())
+        }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct KnownFunction {
     pub name: String,
     /// It is called for each job; otherwise it produces without jobs.
     pub takes_jobs: bool,
+    /// The type of the records that it emits.
+    pub record: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +26,8 @@ pub(crate) struct KnownSink {
     pub name: String,
     /// What it is as an output, without settings.
     pub output: Output,
+    /// The type of the records that it takes.
+    pub record: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +50,15 @@ impl Known {
         known.is_none_or(|known| known.takes_jobs)
     }
 
-    pub(super) fn sink(&self, name: &str) -> Result<Output, Wrong> {
+    pub(super) fn sink(&self, name: &str) -> Result<&KnownSink, Wrong> {
         let names = self.sinks.iter().map(|sink| sink.name.as_str());
         let found = find(name, "sink", "Daemon::sink", names)?;
-        Ok(self.sinks[found].output.clone())
+        Ok(&self.sinks[found])
+    }
+
+    /// The type of the records that a function emits.
+    pub(super) fn record_of(&self, function: &str) -> Option<&'static str> {
+        self.functions.iter().find(|known| known.name == function).map(|known| known.record)
     }
 
     pub(super) fn source(&self, name: &str) -> Result<Own, Wrong> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::{Format, Output, Run, SyncPolicy, Worker};
 use super::files::UsedFile;
+use super::known::KnownSink;
 use super::reader::{Field, Origin};
 use super::resolve::{Resolver, named_file};
 use super::tables::{RawConfig, RawOutput};
@@ -71,12 +72,10 @@ impl Resolver<'_> {
         };
         let file = named_file(&raw.file, (&self.overrides.output, "--output"));
         let (path, origin) = file.unwrap_or_else(|| {
-            (
-                self.beside_file(Path::new(name)),
-                Origin::missing("output.file", &Field::<()>::Missing),
-            )
+            let origin = Origin::missing("output.file", &Field::<()>::Missing);
+            (self.beside_file(Path::new(name)), origin)
         });
-        files.push(UsedFile::new(origin, &path));
+        self.written(files, &origin, &path);
         let mut output = Output { format, ..Output::new(path) };
         if matches!(output.format, Format::Sqlite { .. }) {
             // A transaction is forced to the disk in any case.
@@ -115,10 +114,28 @@ impl Resolver<'_> {
         if !workers.is_none_or(|workers| workers.iter().all(is_function)) {
             self.mistake(origin, "only records of functions can go to a sink of the program's own");
         }
-        let known = self.known.sink(name);
-        let mut output = self.noted(origin, known).unwrap_or_else(|| Output::new(OUTPUT_DEFAULT));
+        let known = self.known;
+        let known = self.noted(origin, known.sink(name));
+        for worker in workers.unwrap_or_default() {
+            self.refuse_records(worker, known, origin);
+        }
+        let output = known.map(|known| known.output.clone());
+        let mut output = output.unwrap_or_else(|| Output::new(OUTPUT_DEFAULT));
         output.sync = raw.sync.get().copied().unwrap_or(output.sync);
         output
+    }
+
+    /// Does the sink take what this worker's function emits?
+    fn refuse_records(&mut self, worker: &Worker, sink: Option<&KnownSink>, origin: &Origin) {
+        let Run::Function(function) = &worker.run else { return };
+        let (Some(emitted), Some(sink)) = (self.known.record_of(function), sink) else { return };
+        if emitted != sink.record {
+            let what = format!(
+                "the sink takes {}, and the function {function:?} of workers.{} emits {emitted}",
+                sink.record, worker.name
+            );
+            self.mistake(origin, what);
+        }
     }
 
     /// Keys of a later version: checked, so that a file that is valid now stays valid then.
@@ -142,7 +159,7 @@ impl Resolver<'_> {
         files: &mut Vec<UsedFile>,
     ) -> Option<PathBuf> {
         let (path, origin) = raw.dead_letters.get()?.file.with_origin()?;
-        files.push(UsedFile::new(origin.clone(), path));
+        self.written(files, origin, path);
         Some(path.clone())
     }
 

@@ -4,6 +4,7 @@
 //! The caller then goes on with the default, which is never used: one mistake is enough for no
 //! [`Config`] to come out, and going on is how the others are found.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ::log::LevelFilter;
@@ -24,12 +25,14 @@ pub(super) fn file(
     text: &str,
     (overrides, known): (&Overrides, &Known),
     environment: Environment<'_>,
+    strict: bool,
 ) -> Result<Loaded, Error> {
     let mut resolver = Resolver {
         source: Some((path, text)),
         overrides,
         known,
         environment,
+        strict,
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -41,11 +44,12 @@ pub(super) fn file(
 
 /// Resolves the quick form: a command or a function, all else from options and defaults.
 pub(super) fn quick(run: Run, (overrides, known): (&Overrides, &Known)) -> Result<Loaded, Error> {
-    let resolver = Resolver {
+    let mut resolver = Resolver {
         source: None,
         overrides,
         known,
         environment: &|name| std::env::var(name),
+        strict: true,
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -59,6 +63,10 @@ pub(super) fn quick(run: Run, (overrides, known): (&Overrides, &Known)) -> Resul
         }
         Run::Function(name) => values::tame(name, 64),
     };
+    if let Run::Command(command) | Run::Coprocess(command) = &run {
+        let origin = Origin::option("the command");
+        resolver.program(command, &BTreeMap::new(), (&origin, &origin));
+    }
     let mut worker = Worker::new(name, run);
     if !take_jobs {
         (worker.processes, worker.threads) = (1, 1);
@@ -82,6 +90,8 @@ pub(super) struct Resolver<'a> {
     pub(super) overrides: &'a Overrides,
     pub(super) known: &'a Known,
     pub(super) environment: Environment<'a>,
+    /// What is named has to be there.
+    pub(super) strict: bool,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
 }
@@ -89,7 +99,11 @@ pub(super) struct Resolver<'a> {
 /// Noting what is wrong.
 impl Resolver<'_> {
     pub(super) fn mistake(&mut self, origin: &Origin, wrong: impl Into<Wrong>) {
-        let mistake = self.note(origin, wrong.into());
+        let wrong = wrong.into();
+        if wrong.outside && !self.strict {
+            return;
+        }
+        let mistake = self.note(origin, wrong);
         self.mistakes.push(mistake);
     }
 
@@ -148,11 +162,14 @@ impl Resolver<'_> {
         let shutdown = self.shutdown(&raw.shutdown);
         let restart = restart(raw.restart.get());
         let mut spool = self.spool(&raw.spool, &mut files);
+        self.lanes(raw, (&spool, kinds.workers.as_deref().unwrap_or_default()));
         let name = raw.name.get().cloned().or(default_name).unwrap_or_else(|| stem(&output.file));
         if matches!(output.format, Format::Own(_)) && spool.file.is_none() {
             // There is no output beside which it could be.
             let name = name.replace('/', "_");
             spool.file = Some(self.beside_file(Path::new(&format!(".{name}.spool"))));
+        } else if spool.file.is_none() {
+            self.default_spool(raw, &output.file, &mut files);
         }
         let log = self.log(&raw.log, &mut files);
         if let Some((path, _)) = self.source {
@@ -228,13 +245,60 @@ impl Resolver<'_> {
         let file = named_file(&raw.file, (&self.overrides.spool, "--spool"));
         Spool {
             file: file.map(|(path, origin)| {
-                files.push(UsedFile::new(origin, &path));
+                self.written(files, &origin, &path);
                 path
             }),
             // A power of two from 64 KiB on is a multiple of 64 KiB: whole pages anywhere.
             lane: raw.lane.get().map(|bytes| bytes.next_power_of_two()),
             jobs: raw.jobs.get().copied().unwrap_or(default.jobs),
             job_bytes: raw.job_bytes.get().copied().unwrap_or(default.job_bytes),
+        }
+    }
+
+    /// The spool that nobody has named, beside the output.
+    fn default_spool(&mut self, raw: &RawConfig, output: &Path, files: &mut Vec<UsedFile>) {
+        let origin = raw.output.get().and_then(|output| output.file.origin());
+        let special = std::fs::metadata(output).is_ok_and(|it| !it.is_file() && !it.is_dir());
+        if special && let Some(origin) = origin.filter(|_| self.overrides.output.is_none()) {
+            let wrong = Wrong::new("this is no regular file, so the spool can't be beside it")
+                .help(
+                    "name it: [spool] file = \"...\". Such an output can't be compared with what was \
+                     written: after a crash a batch may be in it twice",
+                );
+            self.mistake(origin, wrong.outside());
+        }
+        if let Some(name) = output.file_name() {
+            let name = format!(".{}.spool", name.to_string_lossy());
+            let origin = Origin::missing("the spool beside the output", &Field::<()>::Missing);
+            files.push(UsedFile::new(origin, &output.with_file_name(name)));
+        }
+    }
+
+    /// Is there room in a lane for what it has to hold?
+    fn lanes(&mut self, raw: &RawConfig, (spool, workers): (&Spool, &[Worker])) {
+        let Some(raw) = raw.spool.get() else { return };
+        let lanes: u64 = workers.iter().map(|worker| u64::from(worker.processes)).sum();
+        let (bytes, least) = (spool.lane_bytes(lanes), spool.lane_bytes_min());
+        let sizes = [&raw.lane.origin(), &raw.job_bytes.origin()];
+        let Some(origin) = sizes.into_iter().flatten().next() else { return };
+        if bytes < least {
+            let wrong = Wrong::new(format!(
+                "a lane of {bytes} bytes is too small for jobs of up to {} bytes",
+                spool.job_bytes
+            ));
+            let wrong = wrong.allowed(format!("a lane of {least} bytes or more for such jobs"));
+            self.mistake(origin, wrong.help("change spool.lane or spool.job_bytes"));
+        }
+        let Some(lane) = raw.lane.origin() else { return };
+        let has_room = |worker: &&Worker| 2 * worker.max_output < bytes;
+        let is_command = |worker: &&Worker| matches!(worker.run, Run::Command(_));
+        if let Some(worker) = workers.iter().filter(is_command).find(|worker| !has_room(worker)) {
+            let what = format!(
+                "a lane of {bytes} bytes can't hold a result with {} bytes of standard output and as \
+                 many of standard error (workers.{}.max_output): such a job fails",
+                worker.max_output, worker.name
+            );
+            self.warning(lane, what);
         }
     }
 
@@ -251,7 +315,7 @@ impl Resolver<'_> {
                 .or(raw.format.get().copied())
                 .unwrap_or(default.format),
             file: file.map(|(path, origin)| {
-                files.push(UsedFile::new(origin, &path));
+                self.written(files, &origin, &path);
                 path
             }),
         }

@@ -46,7 +46,7 @@ fn only_mistake(text: &str) -> String {
     mistakes.into_iter().next().unwrap()
 }
 
-const WORKER: &str = "[workers.ping]\ncommand = [\"ping\", \"{}\"]\n";
+const WORKER: &str = "[workers.ping]\ncommand = [\"echo\", \"{}\"]\n";
 
 /// Every key of the interface, except for the two that exclude `command`.
 const COMPLETE: &str = r#"
@@ -55,7 +55,7 @@ name = "pings"
 lines = "hosts.txt"
 every = "30s"
 [workers.ping]
-command = ["ping", "-c1", "{}"]
+command = ["echo", "-c1", "{}"]
 processes = 3
 threads = 8
 timeout = "5s"
@@ -109,7 +109,7 @@ fn every_key_of_the_interface_is_understood() {
     assert_eq!(jobs.every, Some(Duration::from_secs(30)));
     let worker = &config.workers[0];
     assert_eq!(worker.name, "ping");
-    assert_eq!(worker.run, Run::Command(vec!["ping".into(), "-c1".into(), "{}".into()]));
+    assert_eq!(worker.run, Run::Command(vec!["echo".into(), "-c1".into(), "{}".into()]));
     assert_eq!((worker.processes, worker.threads, worker.attempts), (3, 8, 3));
     assert_eq!(worker.timeout, Some(Duration::from_secs(5)));
     assert_eq!(worker.retry_delay, Duration::from_secs(2));
@@ -186,14 +186,14 @@ fn options_override_keys() {
 #[test]
 fn the_quick_form_names_things_after_command_and_output() {
     let overrides = Overrides { output: Some("out/pings.jsonl".into()), ..Overrides::default() };
-    let config = quick(vec!["/bin/ping".into(), "${X}".into()], &overrides).unwrap().config;
+    let config = quick(vec!["/bin/echo".into(), "${X}".into()], &overrides).unwrap().config;
     assert_eq!(config.name, "pings");
-    assert_eq!(config.workers[0].name, "ping");
+    assert_eq!(config.workers[0].name, "echo");
     // The shell had its turn: what is left is meant literally.
-    assert_eq!(config.workers[0].run, Run::Command(vec!["/bin/ping".into(), "${X}".into()]));
+    assert_eq!(config.workers[0].run, Run::Command(vec!["/bin/echo".into(), "${X}".into()]));
     let config = quick(vec!["./check.sh".into()], &Overrides::default()).unwrap().config;
     assert_eq!((config.name.as_str(), config.workers[0].name.as_str()), ("results", "check"));
-    for command in ["..", "/", &"x".repeat(300), "a\nb"] {
+    for command in ["./..", "./", &format!("./{}", "x".repeat(300)), "./a\nb"] {
         let worker = quick(vec![command.into()], &Overrides::default()).unwrap().config;
         assert!(values::worker_name(&worker.workers[0].name).is_ok(), "{command:?}");
     }
@@ -273,22 +273,22 @@ fn a_worker_does_exactly_one_thing() {
     assert!(with("").contains("does nothing with a job"));
     assert!(with("command = []").contains("workers.ping.command: it is empty"));
     assert!(with("coprocess = [\"\"]").contains("workers.ping.coprocess: it is empty"));
-    assert!(with("coproces = [\"x\"]").contains("did you mean coprocess?"));
+    assert!(with("coproces = [\"cat\"]").contains("did you mean coprocess?"));
     assert!(with("function = \"ping\"").contains("has no functions"));
-    for second in ["function = \"f\"", "coprocess = [\"x\"]"] {
-        let both = mistakes(&format!("[workers.ping]\ncommand = [\"x\"]\n{second}"));
+    for second in ["function = \"f\"", "coprocess = [\"cat\"]"] {
+        let both = mistakes(&format!("[workers.ping]\ncommand = [\"cat\"]\n{second}"));
         assert!(both[0].starts_with("pings.toml:1:10: workers.ping: only one of command"));
     }
-    let lines = "[workers.ping]\ncoprocess = [\"python3\", \"{}\"]";
+    let lines = "[workers.ping]\ncoprocess = [\"sh\", \"{}\"]";
     let run = &load_text(lines).workers[0].run;
-    assert_eq!(*run, Run::Coprocess(vec!["python3".into(), "{}".into()]));
+    assert_eq!(*run, Run::Coprocess(vec!["sh".into(), "{}".into()]));
     assert!(only_mistake("").starts_with("pings.toml: workers: no kind of worker"));
     // In the order of the file, not of the names.
-    let mistake = only_mistake("[workers.z]\ncommand = [\"x\"]\n[workers.a]\ncommand = [\"x\"]");
+    let mistake = only_mistake("[workers.z]\ncommand = [\"cat\"]\n[workers.a]\ncommand = [\"cat\"]");
     assert!(mistake.starts_with("pings.toml:3:10: workers.a: only one kind of worker"));
     assert!(with("command = [\"a\\u0000\"]").contains("NUL"));
-    assert!(only_mistake("[workers.\"a/b\"]\ncommand = [\"x\"]").contains("contains a '/'"));
-    assert!(with("command = [\"x\"]\nenv = { \"A=B\" = \"\" }").contains("'='"));
+    assert!(only_mistake("[workers.\"a/b\"]\ncommand = [\"cat\"]").contains("contains a '/'"));
+    assert!(with("command = [\"cat\"]\nenv = { \"A=B\" = \"\" }").contains("'='"));
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn one_file_has_one_use() {
             "pings.toml:10:8: log.file: this is the same file as spool.file",
         ]
     );
-    let null = "[jobs]\nlines = \"/dev/null\"\n[output]\nfile = \"/dev/null\"\n";
+    let null = "[jobs]\nlines = \"/dev/null\"\n[output]\nfile = \"/dev/null\"\n[spool]\nfile = \"spool\"\n";
     assert_eq!(load_text(&format!("{WORKER}{null}")).name, "pings");
     let itself = only_mistake(&format!("{WORKER}[output]\nfile = \"pings.toml\""));
     assert!(itself.ends_with("the same file as the configuration"), "{itself}");

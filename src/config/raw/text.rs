@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::files::reason;
 use crate::error::{Mistake, Mistakes, Wrong};
 
 /// No configuration is longer. Bytes.
@@ -37,7 +38,8 @@ pub(super) fn read(path: &Path) -> Result<String, Mistakes> {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, Wrong> {
-    let unreadable = |error| Wrong::new(format!("the configuration can't be read: {error}"));
+    let unreadable =
+        |error| Wrong::new(format!("the configuration can't be read: {}", reason(&error)));
     // Without waiting: to open a FIFO may take for ever.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file: File =

@@ -1,5 +1,7 @@
 //! The `[workers.NAME]` tables.
 
+use std::collections::BTreeMap;
+
 use super::super::{Run, Worker};
 use super::reader::{Field, Named, Origin};
 use super::resolve::Resolver;
@@ -97,6 +99,7 @@ impl Resolver<'_> {
         worker.max_output = raw.max_output.get().copied().unwrap_or(worker.max_output);
         worker.env = raw.env.get().cloned().unwrap_or_default();
         worker.run = run?;
+        self.note_without_effect(&worker, raw);
         Some(worker)
     }
 
@@ -126,8 +129,8 @@ impl Resolver<'_> {
             let known = self.known.function(function);
             return self.noted(origin, known);
         }
-        let coprocess = self.command(&raw.coprocess).map(Run::Coprocess);
-        let command = self.command(&raw.command).map(Run::Command);
+        let coprocess = self.command(&raw.coprocess, raw).map(Run::Coprocess);
+        let command = self.command(&raw.command, raw).map(Run::Command);
         coprocess.or(command)
     }
 
@@ -146,13 +149,41 @@ impl Resolver<'_> {
         }
     }
 
-    fn command(&mut self, field: &Field<Vec<(String, Origin)>>) -> Option<Vec<String>> {
+    /// Keys that say nothing beside what the others say.
+    fn note_without_effect(&mut self, worker: &Worker, raw: &RawWorker) {
+        let attempts = self.overrides.attempts.unwrap_or(worker.attempts);
+        if let Some(origin) = raw.retry_delay.origin().filter(|_| attempts == 1) {
+            let what = "has no effect: attempts is 1, so that nothing is tried again";
+            self.warning(&origin.at_name(), what);
+        }
+        let function = matches!(&worker.run, Run::Function(name) if self.known.takes_jobs(name));
+        for origin in [raw.max_output.origin(), raw.env.origin()].into_iter().flatten() {
+            if function {
+                let what =
+                    "has no effect: it is for commands and coprocesses, and this is a function";
+                self.warning(&origin.at_name(), what);
+            }
+        }
+    }
+
+    fn command(
+        &mut self,
+        field: &Field<Vec<(String, Origin)>>,
+        raw: &RawWorker,
+    ) -> Option<Vec<String>> {
         let (given, origin) = field.with_origin()?;
         let command: Vec<String> = given.iter().map(|(text, _)| text.clone()).collect();
         if command.first().is_none_or(String::is_empty) {
             self.mistake(origin, "it is empty: the first element names the program");
             return None;
         }
+        let nothing = BTreeMap::new();
+        // Where an environment can't be read, its PATH is not known.
+        if !raw.env.is_given() || raw.env.get().is_some() {
+            let environment = raw.env.get().unwrap_or(&nothing);
+            self.program(&command, environment, (origin, &given[0].1));
+        }
+        self.warn_of_shell(given);
         Some(command)
     }
 }
