@@ -21,7 +21,11 @@ pub(super) fn examples(command: &str, program: &str, functions: &[&str]) -> Vec<
             "procsig dead-letters pings.dead.jsonl",
             "procsig dead-letters pings.dead.jsonl | procsig run --jobs - -o again.jsonl -- ping -c1 {}",
         ],
-        ("check", _) => &["procsig check pings.toml && procsig run pings.toml"],
+        ("check", _) => &[
+            "procsig check pings.toml && procsig run pings.toml",
+            "procsig check --json pings.toml",
+        ],
+        ("timeline", _) => &["procsig timeline pings.toml", "procsig timeline --json pings.jsonl"],
         ("init", _) => &["procsig init > pings.toml"],
         ("completions", _) => &[
             "procsig completions bash > ~/.local/share/bash-completion/completions/procsig",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Wrong {
     /// What was given, as it is shown; what is wrong then goes on with "is ...".
-    given: Option<String>,
+    given: Option<Box<str>>,
     what: String,
     /// What can stand there, as a list or a range.
     pub(crate) allowed: Option<String>,
@@ -31,7 +31,7 @@ impl Wrong {
 
     /// `what` speaks of a value: `Wrong::of("\"5\"", "is no duration")`.
     pub(crate) fn of(given: impl Into<String>, what: impl Into<String>) -> Wrong {
-        Wrong { given: Some(given.into()), ..Wrong::new(what) }
+        Wrong { given: Some(given.into().into()), ..Wrong::new(what) }
     }
 
     pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Wrong {
@@ -58,7 +58,7 @@ impl Wrong {
     /// Leaves out what came from a variable, which may be a secret: the text is shown as written.
     pub(crate) fn hide(mut self, written: &str) -> Wrong {
         if self.given.is_some() {
-            self.given = Some(format!("{written:?}, as its variables are set,"));
+            self.given = Some(format!("{written:?}, as its variables are set,").into());
             self.suggestion = None;
         }
         self

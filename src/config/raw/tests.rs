@@ -284,7 +284,8 @@ fn a_worker_does_exactly_one_thing() {
     assert_eq!(*run, Run::Coprocess(vec!["sh".into(), "{}".into()]));
     assert!(only_mistake("").starts_with("pings.toml: workers: no kind of worker"));
     // In the order of the file, not of the names.
-    let mistake = only_mistake("[workers.z]\ncommand = [\"cat\"]\n[workers.a]\ncommand = [\"cat\"]");
+    let mistake =
+        only_mistake("[workers.z]\ncommand = [\"cat\"]\n[workers.a]\ncommand = [\"cat\"]");
     assert!(mistake.starts_with("pings.toml:3:10: workers.a: only one kind of worker"));
     assert!(with("command = [\"a\\u0000\"]").contains("NUL"));
     assert!(only_mistake("[workers.\"a/b\"]\ncommand = [\"cat\"]").contains("contains a '/'"));
