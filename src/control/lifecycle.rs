@@ -24,7 +24,7 @@ mod shutdown;
 mod terms;
 mod time;
 
-pub(crate) use terms::{Action, Ended, Event, Limits, Members, Notice, Reason};
+pub(crate) use terms::{Action, Ended, Event, Limits, Members, Notice, Reason, Why};
 
 use super::role::Child;
 use crate::error::ExitCode;
@@ -125,6 +125,10 @@ struct Stopping {
     quiet_until: Duration,
     kill_workers_at: Duration,
     kill_all_at: Duration,
+    /// Why each of these moments is what it is.
+    quiet_why: Why,
+    kill_workers_why: Why,
+    kill_all_why: Why,
     say_at: Duration,
     /// The buffer may be started once more.
     flush_restart: bool,
@@ -237,14 +241,22 @@ impl Lifecycle {
         }
         stopping.signals += 1;
         stopping.last_signal = now;
+        let sooner = |at: &mut Duration, reason: &mut Why, why: Why| {
+            if now < *at {
+                (*at, *reason) = (now, why);
+            }
+        };
         if stopping.signals == 2 {
-            stopping.kill_workers_at = stopping.kill_workers_at.min(now);
-            stopping.quiet_until = stopping.quiet_until.min(now);
+            sooner(&mut stopping.kill_workers_at, &mut stopping.kill_workers_why, Why::Signal);
+            sooner(&mut stopping.quiet_until, &mut stopping.quiet_why, Why::Signal);
         }
         // To kill the last source does no harm, so any signal does it.
-        if stopping.signals == SIGNALS_MAX || self.phase == Phase::AwaitAcknowledgement {
-            stopping.kill_all_at = stopping.kill_all_at.min(now);
+        if stopping.signals == SIGNALS_MAX {
+            sooner(&mut stopping.kill_all_at, &mut stopping.kill_all_why, Why::ThirdSignal);
+        } else if self.phase == Phase::AwaitAcknowledgement {
+            sooner(&mut stopping.kill_all_at, &mut stopping.kill_all_why, Why::Signal);
         }
+        self.actions.push(Action::Say(Notice::Signal(stopping.signals)));
     }
 
     fn ready(&mut self, child: Child) {
@@ -399,11 +411,11 @@ impl Lifecycle {
 
     // Small things.
 
-    fn kill(&mut self, child: Child) {
+    fn kill(&mut self, child: Child, why: Why) {
         let status = self.status(child);
         if status.is_at_large() {
             *status = Status::Killed;
-            self.actions.push(Action::Kill(child));
+            self.actions.push(Action::Kill(child, why));
         }
     }
 

@@ -14,7 +14,7 @@ use reopen::Reopening;
 
 use super::child::{Link, Order, Report};
 use super::launch::Launch;
-use super::lifecycle::{Action, Ended, Event, Lifecycle, Members};
+use super::lifecycle::{Action, Ended, Event, Lifecycle, Members, Why};
 use super::role::Child;
 use super::signal::{Asked, channel};
 use crate::error::{Error, ExitCode};
@@ -272,7 +272,7 @@ impl Supervisor<'_> {
                         let _continued = process::send(handle.pid, Signal::SIGCONT);
                     }
                 }
-                Action::Kill(child) => self.kill(child),
+                Action::Kill(child, why) => self.kill(child, why),
                 Action::Say(notice) => self.say(notice, lifecycle),
                 Action::Finish => {}
             }
@@ -337,9 +337,9 @@ impl Supervisor<'_> {
         let _told = handle.orders.send(Order::Stop { deadline: clock::nanos(deadline) });
     }
 
-    fn kill(&self, child: Child) {
+    fn kill(&self, child: Child, why: Why) {
         let Some(handle) = self.handles.get(&child) else { return };
-        self.launch.condemn(child);
+        self.launch.condemn(child, why);
         if let Err(error) = process::send(handle.pid, Signal::SIGKILL) {
             log::error!("can't kill {} (pid {}): {error}", self.launch.name(child), handle.pid);
         }

@@ -87,7 +87,7 @@ fn why_words(why: Why) -> &'static str {
         Why::NotReady => "not ready in time",
         Why::NotQuiet => "not stopped after a second",
         Why::Reserve => "the rest of the deadline is kept for the flush",
-        Why::SecondSignal => "second signal",
+        Why::Signal => "another signal",
         Why::Deadline => "deadline",
         Why::ThirdSignal => "third signal",
     }

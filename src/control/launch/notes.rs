@@ -1,7 +1,7 @@
 //! What main notes in the spool: which run it is, what has happened to whom, how it has ended.
 
 use super::{Launch, Task, origin, slot};
-use crate::control::lifecycle::Reason;
+use crate::control::lifecycle::{Reason, Why};
 use crate::control::role::Child;
 use crate::flow::about::About;
 use crate::flow::balance::Balance;
@@ -11,6 +11,7 @@ use crate::flow::queue::processes;
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, process};
 use nix::unistd::Pid;
+use std::time::Duration;
 
 impl Launch {
     /// Enters this run into the spool.
@@ -77,13 +78,39 @@ impl Launch {
         self.note(Some(child), What::Told);
     }
 
+    /// Notes that one more signal has counted.
+    pub(crate) fn note_signal(&self, count: u8) {
+        self.note(None, What::Signal { count: count.into() });
+    }
+
+    /// Notes that the deadline has moved.
+    pub(crate) fn note_moved(&self, by: Duration) {
+        self.note(None, What::DeadlineMoved { by });
+    }
+
+    /// Notes that the child could not be killed.
+    pub(crate) fn note_abandoned(&self, child: Child) {
+        self.note(Some(child), What::Abandoned);
+    }
+
     fn note(&self, child: Option<Child>, what: What) {
         history::note(&self.spool, clock::now(), clock::wall(), child.map(slot), what);
     }
 
     /// Notes that main kills the child: what it has in hand counts no death.
-    pub(crate) fn condemn(&self, child: Child) {
+    pub(crate) fn condemn(&self, child: Child, why: Why) {
         processes::condemn(&self.spool, slot(child));
+        self.note(
+            Some(child),
+            What::Killed(match why {
+                Why::NotReady => history::Why::NotReady,
+                Why::NotQuiet => history::Why::NotQuiet,
+                Why::Reserve => history::Why::Reserve,
+                Why::Signal => history::Why::Signal,
+                Why::Deadline => history::Why::Deadline,
+                Why::ThirdSignal => history::Why::ThirdSignal,
+            }),
+        );
     }
 
     /// Notes how a child has ended, for its successor to say what its job did.

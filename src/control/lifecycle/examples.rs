@@ -109,7 +109,7 @@ fn a_source_that_does_not_stop_is_killed_after_a_second_and_that_is_no_harm() {
     let mut story = Story::begin(true);
     story.then(Event::Signal);
     assert_eq!(story.after(999, Event::Time), []);
-    let actions = [Action::Kill(SOURCE), Action::Stop(FIRST), Action::Stop(SECOND)];
+    let actions = [Action::Kill(SOURCE, Why::NotQuiet), Action::Stop(FIRST), Action::Stop(SECOND)];
     assert_eq!(story.after(1, Event::Time), actions);
     assert!(!story.machine.has_killed());
 }
@@ -119,12 +119,15 @@ fn workers_that_do_not_stop_leave_the_buffer_its_reserve() {
     let mut story = Story::begin(false);
     let began = story.now;
     story.then(Event::Signal);
-    assert_eq!(story.until_something(), [Action::Kill(FIRST), Action::Kill(SECOND)]);
+    assert_eq!(
+        story.until_something(),
+        [Action::Kill(FIRST, Why::Reserve), Action::Kill(SECOND, Why::Reserve)]
+    );
     assert_eq!(story.now, began + Duration::from_secs(6));
     assert!(story.machine.has_killed());
     assert_eq!(story.then(died(FIRST)), []);
     assert_eq!(story.then(died(SECOND)), [Action::Stop(BUFFER)]);
-    assert_eq!(story.until_something(), [Action::Kill(BUFFER)]);
+    assert_eq!(story.until_something(), [Action::Kill(BUFFER, Why::Deadline)]);
     assert_eq!(story.now, began + Duration::from_secs(8));
     assert_eq!(story.then(died(BUFFER)), [Action::Finish]);
 }
@@ -145,9 +148,9 @@ fn a_second_signal_kills_the_workers_and_the_buffer_still_flushes() {
     assert_eq!(story.after(299, Event::Signal), [], "delivered twice");
     let actions = story.after(1, Event::Signal);
     for child in [SOURCE, FIRST, SECOND] {
-        assert!(actions.contains(&Action::Kill(child)));
+        assert!(actions.contains(&Action::Kill(child, Why::Signal)));
     }
-    assert!(!actions.contains(&Action::Kill(BUFFER)));
+    assert!(!actions.contains(&Action::Kill(BUFFER, Why::Signal)));
     story.then(died(SOURCE));
     story.then(died(FIRST));
     assert_eq!(story.then(died(SECOND)), [Action::Stop(BUFFER)]);
@@ -161,7 +164,7 @@ fn a_third_signal_kills_everything_and_more_change_nothing() {
     story.then(Event::Signal);
     story.after(300, Event::Signal);
     assert_eq!(story.after(299, Event::Signal), []);
-    assert_eq!(story.after(1, Event::Signal), [Action::Kill(BUFFER)]);
+    assert_eq!(story.after(1, Event::Signal), [Action::Kill(BUFFER, Why::ThirdSignal)]);
     for _ in 0..3 {
         assert_eq!(story.after(300, Event::Signal), []);
     }
@@ -212,7 +215,7 @@ fn the_last_source_has_what_is_left_of_the_deadline() {
     let began = story.now;
     story.after(2000, Event::Time);
     assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
-    assert_eq!(story.until_something(), [Action::Kill(SOURCE)]);
+    assert_eq!(story.until_something(), [Action::Kill(SOURCE, Why::Deadline)]);
     assert_eq!(story.now, began + Duration::from_secs(8));
     assert_eq!(story.then(died(SOURCE)), [Action::Finish]);
     assert!(story.machine.failure().is_none() && !story.machine.has_killed());
@@ -226,7 +229,7 @@ fn the_last_source_has_a_second_at_least_and_is_left_behind_after_another() {
     }
     assert_eq!(story.after(999, ended(BUFFER)), [Action::Acknowledge]);
     assert_eq!(story.after(999, Event::Time), []);
-    assert_eq!(story.after(1, Event::Time), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(1, Event::Time), [Action::Kill(SOURCE, Why::Deadline)]);
     assert_eq!(story.after(999, Event::Time), []);
     assert_eq!(story.after(1, Event::Time), [Action::Finish]);
 }
@@ -236,30 +239,30 @@ fn any_further_signal_kills_the_last_source_unless_it_is_the_same_one_twice() {
     let mut story = almost_stopped();
     story.then(ended(BUFFER));
     assert_eq!(story.after(299, Event::Signal), [], "delivered twice");
-    assert_eq!(story.after(1, Event::Signal), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(1, Event::Signal), [Action::Kill(SOURCE, Why::Signal)]);
     assert_eq!(story.after(300, Event::Signal), [], "it is killed already");
     assert_eq!(story.after(700, Event::Time), [Action::Finish], "a second after the kill");
     // Also a third one, and the first one of a stop that no signal has begun.
     let mut story = almost_stopped();
     story.after(300, Event::Signal);
     assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
-    assert_eq!(story.after(300, Event::Signal), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(300, Event::Signal), [Action::Kill(SOURCE, Why::ThirdSignal)]);
     let mut story = Story::begin_acknowledging();
     story.then(Event::Finished(SOURCE));
     for child in [SOURCE, FIRST, SECOND, BUFFER] {
         story.then(ended(child));
     }
-    assert_eq!(story.then(Event::Signal), [Action::Kill(SOURCE)]);
+    assert_eq!(story.then(Event::Signal), [Action::Kill(SOURCE, Why::Signal)]);
 }
 
 #[test]
 fn after_the_deadline_or_a_third_signal_no_source_is_started_to_acknowledge() {
     let mut story = almost_stopped();
-    assert_eq!(story.until_something(), [Action::Kill(BUFFER)]);
+    assert_eq!(story.until_something(), [Action::Kill(BUFFER, Why::Deadline)]);
     assert_eq!(story.then(died(BUFFER)), [Action::Finish]);
     let mut story = almost_stopped();
     story.after(300, Event::Signal);
-    assert_eq!(story.after(300, Event::Signal), [Action::Kill(BUFFER)]);
+    assert_eq!(story.after(300, Event::Signal), [Action::Kill(BUFFER, Why::ThirdSignal)]);
     // However late main is, and even if it could not be killed.
     assert_eq!(story.after(5000, Event::Time), []);
     assert_eq!(story.until_something(), [Action::Finish]);
@@ -270,7 +273,7 @@ fn signals_are_counted_from_the_first_also_in_a_stop_for_another_reason() {
     let mut story = Story::begin(true);
     story.then(Event::Finished(SOURCE));
     assert_eq!(story.then(Event::Signal), [], "the stop is under way");
-    assert!(story.after(300, Event::Signal).contains(&Action::Kill(FIRST)));
+    assert!(story.after(300, Event::Signal).contains(&Action::Kill(FIRST, Why::Signal)));
 }
 
 #[test]
@@ -398,7 +401,7 @@ fn a_buffer_that_does_not_get_ready_during_a_stop_is_a_failure() {
     story.then(ended(FIRST));
     story.then(ended(SECOND));
     assert_eq!(story.then(died(BUFFER)), [Action::Start(BUFFER), Action::Stop(BUFFER)]);
-    assert_eq!(story.until_something(), [Action::Kill(BUFFER)]);
+    assert_eq!(story.until_something(), [Action::Kill(BUFFER, Why::NotReady)]);
     assert_eq!(story.then(died(BUFFER)), [Action::Finish]);
     assert_eq!(story.machine.failure(), Some(ExitCode::Failure));
 }
@@ -439,7 +442,7 @@ fn a_child_that_does_not_get_ready_is_killed_and_started_again() {
     story.then(Event::Ready(BUFFER));
     story.then(Event::Ready(SECOND));
     assert_eq!(story.after(29_999, Event::Time), []);
-    assert_eq!(story.after(1, Event::Time), [Action::Kill(FIRST)]);
+    assert_eq!(story.after(1, Event::Time), [Action::Kill(FIRST, Why::NotReady)]);
     assert!(!story.machine.has_killed(), "it had nothing in hand");
     story.then(died(FIRST));
     assert_eq!(story.until_something(), [Action::Start(FIRST)]);
@@ -453,7 +456,7 @@ fn a_source_that_is_being_killed_is_not_told_to_stop() {
     for child in [BUFFER, FIRST, SECOND] {
         story.then(Event::Ready(child));
     }
-    assert_eq!(story.after(30_000, Event::Time), [Action::Kill(SOURCE)]);
+    assert_eq!(story.after(30_000, Event::Time), [Action::Kill(SOURCE, Why::NotReady)]);
     assert_eq!(story.then(Event::Signal), []);
     assert_eq!(story.then(died(SOURCE)), [Action::Stop(FIRST), Action::Stop(SECOND)]);
 }

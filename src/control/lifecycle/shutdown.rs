@@ -3,7 +3,7 @@
 
 use super::{
     ACKNOWLEDGE_LEAST, Action, Child, Duration, Lifecycle, Limits, Notice, PROGRESS_EVERY, Phase,
-    QUIET_LIMIT, Reason, Status, Stopping,
+    QUIET_LIMIT, Reason, Status, Stopping, Why,
 };
 
 impl Lifecycle {
@@ -15,6 +15,9 @@ impl Lifecycle {
             quiet_until: now + QUIET_LIMIT,
             kill_workers_at: now + deadline.saturating_sub(flush_reserve),
             kill_all_at: now + deadline,
+            quiet_why: Why::NotQuiet,
+            kill_workers_why: Why::Reserve,
+            kill_all_why: Why::Deadline,
             say_at: now + PROGRESS_EVERY,
             flush_restart: true,
         });
@@ -76,18 +79,18 @@ impl Lifecycle {
         self.actions.push(Action::Acknowledge);
     }
 
-    pub(super) fn kill_workers(&mut self) {
+    pub(super) fn kill_workers(&mut self, why: Why) {
         let left = self.workers_left();
         self.actions.push(Action::Say(Notice::KillingWorkers(left)));
         self.killed = true;
         for lane in 0..self.workers.len() {
-            self.kill(Child::Worker(lane as u16));
+            self.kill(Child::Worker(lane as u16), why);
         }
     }
 
     /// Also no buffer and no last source is started any more, even if main's absence moves the
     /// deadline.
-    pub(super) fn kill_all(&mut self) {
+    pub(super) fn kill_all(&mut self, why: Why) {
         self.acknowledges = false;
         if let Some(stopping) = &mut self.stopping {
             stopping.flush_restart = false;
@@ -97,15 +100,15 @@ impl Lifecycle {
         }
         if self.phase == Phase::AwaitAcknowledgement {
             self.actions.push(Action::Say(Notice::KillingLastSource));
-            return self.kill(Child::Source);
+            return self.kill(Child::Source, why);
         }
         let left = self.alive().count();
         self.actions.push(Action::Say(Notice::KillingAll(left)));
         self.killed = true;
-        self.kill(Child::Source);
+        self.kill(Child::Source, why);
         for lane in 0..self.workers.len() {
-            self.kill(Child::Worker(lane as u16));
+            self.kill(Child::Worker(lane as u16), why);
         }
-        self.kill(Child::Buffer);
+        self.kill(Child::Buffer, why);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) enum Action {
     /// Send SIGCONT to all children, so that a stopped one hears what it is told.
     ContinueAll,
     /// Kill it with all it has started.
-    Kill(Child),
+    Kill(Child, Why),
     /// Say something.
     Say(Notice),
     /// Nothing is left to wait for: sweep, count, exit.
@@ -85,6 +85,10 @@ pub(crate) enum Notice {
     Waiting {
         left: Duration,
     },
+    /// One more signal has counted; so many have by now.
+    Signal(u8),
+    /// Main was away itself, so all times of the stop are later by this much.
+    DeadlineMoved(Duration),
     /// The source did not become quiet.
     KillingSource,
     /// So many workers have not ended in their time.
@@ -113,4 +117,19 @@ pub(crate) enum Reason {
     Finished,
     /// A child failed for good, or died too often.
     Failure,
+}
+
+/// Why a child is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Why {
+    /// It did not get ready.
+    NotReady,
+    /// The source did not become quiet.
+    NotQuiet,
+    /// What is left of the deadline is kept for the flush.
+    Reserve,
+    /// One more signal has come.
+    Signal,
+    Deadline,
+    ThirdSignal,
 }

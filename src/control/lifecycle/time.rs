@@ -3,7 +3,7 @@
 
 use super::{
     ABANDON_AFTER, Action, Child, Duration, HEARING, LATE, Lifecycle, Notice, PROGRESS_EVERY,
-    Phase, START_LIMIT, Status,
+    Phase, START_LIMIT, Status, Why,
 };
 
 impl Lifecycle {
@@ -54,6 +54,7 @@ impl Lifecycle {
             stopping.kill_workers_at += late;
             stopping.kill_all_at += late;
             stopping.say_at += late;
+            self.actions.push(Action::Say(Notice::DeadlineMoved(late)));
         }
         let children = self.workers.iter_mut().chain([&mut self.source, &mut self.buffer]);
         for status in children {
@@ -73,7 +74,7 @@ impl Lifecycle {
             .collect();
         for child in slow {
             self.actions.push(Action::Say(Notice::StartTooSlow(child)));
-            self.actions.push(Action::Kill(child));
+            self.actions.push(Action::Kill(child, Why::NotReady));
             *self.status(child) = Status::TooSlow;
         }
         let Some(stopping) = self.stopping else { return };
@@ -81,14 +82,14 @@ impl Lifecycle {
             if self.source.is_at_large() {
                 self.actions.push(Action::Say(Notice::KillingSource));
             }
-            self.kill(Child::Source);
+            self.kill(Child::Source, stopping.quiet_why);
             self.stop_workers();
         }
         if stopping.kill_workers_at <= now && !self.workers_killed() {
-            self.kill_workers();
+            self.kill_workers(stopping.kill_workers_why);
         }
         if stopping.kill_all_at <= now {
-            self.kill_all();
+            self.kill_all(stopping.kill_all_why);
         }
         if stopping.say_at <= now && self.phase != Phase::Done {
             let left = stopping.kill_all_at.saturating_sub(now);

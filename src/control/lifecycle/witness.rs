@@ -275,7 +275,7 @@ impl Witness {
             Action::Start(child) => self.start(child, step.now, context),
             Action::Acknowledge => self.acknowledge(step.now, context),
             Action::Stop(child) => self.tell(child, context),
-            Action::Kill(child) => self.kill(child, step.now, context),
+            Action::Kill(child, _) => self.kill(child, step.now, context),
             Action::Finish => self.finish(step.now, context),
             Action::Say(Notice::GivingUp(_)) => context.given_up = true,
             Action::Say(Notice::StopRequested(_)) => {

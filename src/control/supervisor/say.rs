@@ -27,6 +27,21 @@ impl Supervisor<'_> {
                 self.list(lifecycle.alive()),
                 left.as_secs_f64()
             ),
+            Notice::Signal(count) => {
+                self.launch.note_signal(count);
+                match count {
+                    1 => log::info!("signal: the stop is under way; another one kills the workers"),
+                    2 => log::warn!("second signal: killing the workers now; a third kills all"),
+                    _ => log::warn!("third signal: killing everything now"),
+                }
+            }
+            Notice::DeadlineMoved(by) => {
+                self.launch.note_moved(by);
+                log::warn!(
+                    "this process was stopped, or had no processor: the deadline is {:.1} s later",
+                    by.as_secs_f64()
+                );
+            }
             Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
             Notice::KillingWorkers(count) => log::warn!(
                 "killing workers ({count}): {}; their jobs stay in the spool",
@@ -59,6 +74,7 @@ impl Supervisor<'_> {
                 );
             }
             Notice::Abandoned(count) => {
+                lifecycle.alive().for_each(|child| self.launch.note_abandoned(child));
                 log::error!(
                     "{} could not even be killed; leaving {} behind",
                     self.list(lifecycle.alive()),

@@ -87,7 +87,8 @@ pub(crate) enum Why {
     NotQuiet = 2,
     /// The rest of the deadline is kept for the flush.
     Reserve = 3,
-    SecondSignal = 4,
+    /// One more signal has come: the second, or any while there is nothing but to acknowledge.
+    Signal = 4,
     Deadline = 5,
     ThirdSignal = 6,
 }
@@ -278,7 +279,7 @@ fn decode(words: &[u64; 7]) -> Option<Event> {
             1 => Why::NotReady,
             2 => Why::NotQuiet,
             3 => Why::Reserve,
-            4 => Why::SecondSignal,
+            4 => Why::Signal,
             5 => Why::Deadline,
             6 => Why::ThirdSignal,
             _ => return None,

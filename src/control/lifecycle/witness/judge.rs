@@ -131,7 +131,7 @@ impl Witness {
         }
         let promise = Promise::LastSourceIsHarmless;
         let only_killed = step.actions.iter().all(|action| {
-            matches!(action, Action::Kill(Child::Source) | Action::Say(_) | Action::Finish)
+            matches!(action, Action::Kill(Child::Source, _) | Action::Say(_) | Action::Finish)
         });
         let message = "something was done about the last source but to kill it";
         context.demand(only_killed, promise, message);
