@@ -396,8 +396,12 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
         exit = exit.worst(ExitCode::Failure);
     }
     launch.end(&balance, exit.code());
-    let took = sys::clock::now().saturating_sub(verdict.stop_began);
+    let now = sys::clock::now();
+    let stop = now.saturating_sub(verdict.stop_began).as_secs_f64();
+    let run = now.saturating_sub(verdict.began).as_secs_f64();
     crate::log::flush();
-    log::info!("done in {:.3}s: {balance}", took.as_secs_f64());
+    log::info!(
+        "done in {stop:.3}s: {balance}; the run took {run:.3} s, the stop {stop:.3} s of it"
+    );
     Ok(Report { balance, exit, cause })
 }

@@ -36,9 +36,9 @@ const QUIET_LIMIT: Duration = Duration::from_secs(1);
 /// How long a child may take from its start until it is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// A signal sooner than this after the last one is the same request, delivered twice.
-const REPEAT_AFTER: Duration = Duration::from_millis(300);
+pub(crate) const REPEAT_AFTER: Duration = Duration::from_millis(300);
 /// The first begins a stop, the second kills the workers, the third everything.
-const SIGNALS_MAX: u8 = 3;
+pub(crate) const SIGNALS_MAX: u8 = 3;
 /// How often a stop under way says who is waited for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Being later than this for one's own alarm means having been stopped oneself.
@@ -188,7 +188,7 @@ impl Lifecycle {
     pub(crate) fn step(mut self, event: Event, now: Duration) -> (Lifecycle, Vec<Action>) {
         self.forgive_own_absence(now);
         match event {
-            Event::Signal => self.signal(now),
+            Event::Signal { late } => self.signal(now, now.saturating_sub(late)),
             Event::Ready(child) => self.ready(child),
             Event::Finished(child) => self.finishing(child),
             Event::Failed(child, code) => self.failing(child, code, now),
@@ -226,21 +226,21 @@ impl Lifecycle {
 
     // What events do.
 
-    fn signal(&mut self, now: Duration) {
+    /// A signal that came at a moment which may be past: main was busy.
+    fn signal(&mut self, now: Duration, at: Duration) {
         let Some(stopping) = &mut self.stopping else {
             self.begin_stop(Reason::Signal, now);
             if let Some(stopping) = &mut self.stopping {
-                (stopping.signals, stopping.last_signal) = (1, now);
+                (stopping.signals, stopping.last_signal) = (1, at);
             }
             return;
         };
-        let repeated =
-            stopping.signals > 0 && now.saturating_sub(stopping.last_signal) < REPEAT_AFTER;
-        if repeated || stopping.signals >= SIGNALS_MAX {
+        let repeated = stopping.signals > 0 && at < stopping.last_signal + REPEAT_AFTER;
+        if repeated || stopping.signals >= SIGNALS_MAX || self.phase == Phase::Done {
             return;
         }
         stopping.signals += 1;
-        stopping.last_signal = now;
+        stopping.last_signal = at;
         let sooner = |at: &mut Duration, reason: &mut Why, why: Why| {
             if now < *at {
                 (*at, *reason) = (now, why);

@@ -38,7 +38,8 @@ pub(crate) struct Verdict {
     pub killed: bool,
     /// What a child failed with, and what it said.
     pub failure: Option<(ExitCode, Option<String>)>,
-    /// When the stop began.
+    /// When the first child was started, and when the stop began.
+    pub began: Duration,
     pub stop_began: Duration,
 }
 
@@ -95,7 +96,8 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         acknowledges: launch.is_acknowledged(),
         workers: launch.workers(),
     };
-    let (mut lifecycle, actions) = Lifecycle::begin(launch.limits(), members, clock::now());
+    let began = clock::now();
+    let (mut lifecycle, actions) = Lifecycle::begin(launch.limits(), members, began);
     let mut happened = supervisor.perform(actions, &lifecycle);
     while !lifecycle.is_done() {
         if happened.is_empty() {
@@ -113,8 +115,14 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
     Ok(Verdict {
         killed: lifecycle.has_killed(),
         failure: lifecycle.failure().map(|code| (code, supervisor.words.cause())),
+        began,
         stop_began: supervisor.stop_began.unwrap_or_else(clock::now),
     })
+}
+
+/// A signal that came at that moment of the monotonic clock.
+fn signal(at: u64) -> Event {
+    Event::Signal { late: clock::now().saturating_sub(Duration::from_nanos(at)) }
 }
 
 impl Supervisor<'_> {
@@ -155,9 +163,9 @@ impl Supervisor<'_> {
                     let Ok(asked) = message.to::<Asked>() else { continue };
                     asked.taken();
                     match asked {
-                        Asked::Stop => events.push(Event::Signal),
-                        Asked::Hangup if self.terminal => events.push(Event::Signal),
-                        Asked::Hangup => self.reopen(),
+                        Asked::Stop { at } => events.push(signal(at)),
+                        Asked::Hangup { at } if self.terminal => events.push(signal(at)),
+                        Asked::Hangup { .. } => self.reopen(),
                         Asked::Status => self.say_status(),
                         Asked::Reap => *reap = true,
                     }

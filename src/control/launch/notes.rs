@@ -7,11 +7,15 @@ use crate::flow::about::About;
 use crate::flow::balance::Balance;
 use crate::flow::queue::history::{self, End, What};
 use crate::flow::queue::layout::ProcessState;
-use crate::flow::queue::processes;
+use crate::flow::queue::{in_hand, processes};
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, process};
 use nix::unistd::Pid;
+use std::collections::HashMap;
 use std::time::Duration;
+
+/// Of a job's text so many characters are said.
+const JOB_CHARACTERS: usize = 60;
 
 impl Launch {
     /// Enters this run into the spool.
@@ -91,6 +95,30 @@ impl Launch {
     /// Notes that the child could not be killed.
     pub(crate) fn note_abandoned(&self, child: Child) {
         self.note(Some(child), What::Abandoned);
+    }
+
+    /// What workers have in hand, for a message: for each one that has something its oldest job, since
+    /// when, and how many more.
+    pub(crate) fn in_hand(&self) -> HashMap<Child, String> {
+        let wall = clock::wall();
+        let mut words: HashMap<Child, (String, usize)> = HashMap::new();
+        for job in in_hand::in_hand(&self.spool) {
+            let say = || {
+                let text = in_hand::text(&self.spool, &job, JOB_CHARACTERS);
+                let since = job.started.map(|started| wall.saturating_sub(started).as_secs_f64());
+                let since = since.map(|since| format!(" for {since:.1} s")).unwrap_or_default();
+                (format!("job {}{since}: {}", job.seq, crate::log::escape(&text)), 0)
+            };
+            words
+                .entry(Child::Worker(job.lane))
+                .and_modify(|(_, more)| *more += 1)
+                .or_insert_with(say);
+        }
+        let with_more = |(words, more)| match more {
+            0 => words,
+            more => format!("{words}; and {more} more"),
+        };
+        words.into_iter().map(|(child, words)| (child, with_more(words))).collect()
     }
 
     fn note(&self, child: Option<Child>, what: What) {

@@ -71,6 +71,9 @@ impl Story {
     }
 }
 
+/// One that is heard at once.
+const SIGNAL: Event = Event::Signal { late: Duration::ZERO };
+
 fn members(source: bool) -> Members {
     Members { source, acknowledges: false, workers: 2 }
 }
@@ -87,7 +90,7 @@ fn died(child: Child) -> Event {
 fn the_first_signal_stops_source_then_workers_then_buffer_then_main() {
     let mut story = Story::begin(true);
     assert_eq!(story.machine.next_alarm(), None, "it does not tick");
-    assert_eq!(story.then(Event::Signal), [Action::Stop(SOURCE)]);
+    assert_eq!(story.then(SIGNAL), [Action::Stop(SOURCE)]);
     assert_eq!(story.then(ended(SOURCE)), [Action::Stop(FIRST), Action::Stop(SECOND)]);
     assert_eq!(story.then(ended(SECOND)), []);
     assert_eq!(story.then(ended(FIRST)), [Action::Stop(BUFFER)]);
@@ -95,19 +98,19 @@ fn the_first_signal_stops_source_then_workers_then_buffer_then_main() {
     assert!(story.machine.is_done() && !story.machine.has_killed());
     assert_eq!(story.machine.failure(), None);
     assert_eq!(story.machine.next_alarm(), None);
-    assert_eq!(story.after(9000, Event::Signal), [], "after the end there is nothing");
+    assert_eq!(story.after(9000, SIGNAL), [], "after the end there is nothing");
 }
 
 #[test]
 fn without_a_source_workers_are_stopped_at_once() {
     let mut story = Story::begin(false);
-    assert_eq!(story.then(Event::Signal), [Action::Stop(FIRST), Action::Stop(SECOND)]);
+    assert_eq!(story.then(SIGNAL), [Action::Stop(FIRST), Action::Stop(SECOND)]);
 }
 
 #[test]
 fn a_source_that_does_not_stop_is_killed_after_a_second_and_that_is_no_harm() {
     let mut story = Story::begin(true);
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     assert_eq!(story.after(999, Event::Time), []);
     let actions = [Action::Kill(SOURCE, Why::NotQuiet), Action::Stop(FIRST), Action::Stop(SECOND)];
     assert_eq!(story.after(1, Event::Time), actions);
@@ -118,7 +121,7 @@ fn a_source_that_does_not_stop_is_killed_after_a_second_and_that_is_no_harm() {
 fn workers_that_do_not_stop_leave_the_buffer_its_reserve() {
     let mut story = Story::begin(false);
     let began = story.now;
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     assert_eq!(
         story.until_something(),
         [Action::Kill(FIRST, Why::Reserve), Action::Kill(SECOND, Why::Reserve)]
@@ -136,7 +139,7 @@ fn workers_that_do_not_stop_leave_the_buffer_its_reserve() {
 fn what_can_not_even_be_killed_is_left_behind_after_a_second() {
     let mut story = Story::begin(true);
     let began = story.now;
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     while story.until_something() != [Action::Finish] {}
     assert_eq!(story.now, began + Duration::from_secs(9));
 }
@@ -144,9 +147,9 @@ fn what_can_not_even_be_killed_is_left_behind_after_a_second() {
 #[test]
 fn a_second_signal_kills_the_workers_and_the_buffer_still_flushes() {
     let mut story = Story::begin(true);
-    story.then(Event::Signal);
-    assert_eq!(story.after(299, Event::Signal), [], "delivered twice");
-    let actions = story.after(1, Event::Signal);
+    story.then(SIGNAL);
+    assert_eq!(story.after(299, SIGNAL), [], "delivered twice");
+    let actions = story.after(1, SIGNAL);
     for child in [SOURCE, FIRST, SECOND] {
         assert!(actions.contains(&Action::Kill(child, Why::Signal)));
     }
@@ -161,20 +164,32 @@ fn a_second_signal_kills_the_workers_and_the_buffer_still_flushes() {
 #[test]
 fn a_third_signal_kills_everything_and_more_change_nothing() {
     let mut story = Story::begin(false);
-    story.then(Event::Signal);
-    story.after(300, Event::Signal);
-    assert_eq!(story.after(299, Event::Signal), []);
-    assert_eq!(story.after(1, Event::Signal), [Action::Kill(BUFFER, Why::ThirdSignal)]);
+    story.then(SIGNAL);
+    story.after(300, SIGNAL);
+    assert_eq!(story.after(299, SIGNAL), []);
+    assert_eq!(story.after(1, SIGNAL), [Action::Kill(BUFFER, Why::ThirdSignal)]);
     for _ in 0..3 {
-        assert_eq!(story.after(300, Event::Signal), []);
+        assert_eq!(story.after(300, SIGNAL), []);
     }
-    assert_eq!(story.after(100, Event::Signal), [Action::Finish], "a second after the third");
+    assert_eq!(story.after(100, SIGNAL), [Action::Finish], "a second after the third");
+}
+
+#[test]
+fn two_signals_that_a_busy_main_hears_of_at_once_are_two_and_one_that_came_twice_is_one() {
+    let heard = |late: u64| Event::Signal { late: Duration::from_millis(late) };
+    let mut story = Story::begin(false);
+    story.after(5000, heard(700));
+    assert_eq!(story.then(heard(401)), [], "delivered twice");
+    let killed = [FIRST, SECOND].map(|child| Action::Kill(child, Why::Signal));
+    assert_eq!(story.then(heard(400)), killed);
+    assert_eq!(story.then(heard(101)), []);
+    assert_eq!(story.then(heard(100)), [Action::Kill(BUFFER, Why::ThirdSignal)]);
 }
 
 /// Everything has been told to stop, and is gone but the buffer.
 fn almost_stopped() -> Story {
     let mut story = Story::begin_acknowledging();
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     for child in [SOURCE, FIRST, SECOND] {
         story.then(ended(child));
     }
@@ -238,21 +253,21 @@ fn the_last_source_has_a_second_at_least_and_is_left_behind_after_another() {
 fn any_further_signal_kills_the_last_source_unless_it_is_the_same_one_twice() {
     let mut story = almost_stopped();
     story.then(ended(BUFFER));
-    assert_eq!(story.after(299, Event::Signal), [], "delivered twice");
-    assert_eq!(story.after(1, Event::Signal), [Action::Kill(SOURCE, Why::Signal)]);
-    assert_eq!(story.after(300, Event::Signal), [], "it is killed already");
+    assert_eq!(story.after(299, SIGNAL), [], "delivered twice");
+    assert_eq!(story.after(1, SIGNAL), [Action::Kill(SOURCE, Why::Signal)]);
+    assert_eq!(story.after(300, SIGNAL), [], "it is killed already");
     assert_eq!(story.after(700, Event::Time), [Action::Finish], "a second after the kill");
     // Also a third one, and the first one of a stop that no signal has begun.
     let mut story = almost_stopped();
-    story.after(300, Event::Signal);
+    story.after(300, SIGNAL);
     assert_eq!(story.then(ended(BUFFER)), [Action::Acknowledge]);
-    assert_eq!(story.after(300, Event::Signal), [Action::Kill(SOURCE, Why::ThirdSignal)]);
+    assert_eq!(story.after(300, SIGNAL), [Action::Kill(SOURCE, Why::ThirdSignal)]);
     let mut story = Story::begin_acknowledging();
     story.then(Event::Finished(SOURCE));
     for child in [SOURCE, FIRST, SECOND, BUFFER] {
         story.then(ended(child));
     }
-    assert_eq!(story.then(Event::Signal), [Action::Kill(SOURCE, Why::Signal)]);
+    assert_eq!(story.then(SIGNAL), [Action::Kill(SOURCE, Why::Signal)]);
 }
 
 #[test]
@@ -261,8 +276,8 @@ fn after_the_deadline_or_a_third_signal_no_source_is_started_to_acknowledge() {
     assert_eq!(story.until_something(), [Action::Kill(BUFFER, Why::Deadline)]);
     assert_eq!(story.then(died(BUFFER)), [Action::Finish]);
     let mut story = almost_stopped();
-    story.after(300, Event::Signal);
-    assert_eq!(story.after(300, Event::Signal), [Action::Kill(BUFFER, Why::ThirdSignal)]);
+    story.after(300, SIGNAL);
+    assert_eq!(story.after(300, SIGNAL), [Action::Kill(BUFFER, Why::ThirdSignal)]);
     // However late main is, and even if it could not be killed.
     assert_eq!(story.after(5000, Event::Time), []);
     assert_eq!(story.until_something(), [Action::Finish]);
@@ -272,8 +287,8 @@ fn after_the_deadline_or_a_third_signal_no_source_is_started_to_acknowledge() {
 fn signals_are_counted_from_the_first_also_in_a_stop_for_another_reason() {
     let mut story = Story::begin(true);
     story.then(Event::Finished(SOURCE));
-    assert_eq!(story.then(Event::Signal), [], "the stop is under way");
-    assert!(story.after(300, Event::Signal).contains(&Action::Kill(FIRST, Why::Signal)));
+    assert_eq!(story.then(SIGNAL), [], "the stop is under way");
+    assert!(story.after(300, SIGNAL).contains(&Action::Kill(FIRST, Why::Signal)));
 }
 
 #[test]
@@ -349,7 +364,7 @@ fn a_worker_that_ends_for_a_timed_out_job_is_started_again_at_once_however_often
 #[test]
 fn a_worker_that_ends_for_a_timed_out_job_during_a_stop_stays_ended() {
     let mut story = Story::begin(false);
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     story.then(Event::Overdue(FIRST));
     assert_eq!(story.then(ended(FIRST)), []);
     story.then(ended(SECOND));
@@ -374,7 +389,7 @@ fn after_too_many_deaths_of_the_buffer_one_more_is_started_to_flush() {
 #[test]
 fn a_buffer_that_dies_while_it_flushes_is_started_once_more_and_told_at_once() {
     let mut story = Story::begin(false);
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     story.then(ended(FIRST));
     story.then(ended(SECOND));
     assert_eq!(story.then(died(BUFFER)), [Action::Start(BUFFER), Action::Stop(BUFFER)]);
@@ -386,9 +401,9 @@ fn a_buffer_that_dies_while_it_flushes_is_started_once_more_and_told_at_once() {
 #[test]
 fn no_buffer_is_started_after_the_third_signal_however_late_main_is() {
     let mut story = Story::begin(false);
-    story.after(900, Event::Signal);
-    story.after(800, Event::Signal);
-    story.after(800, Event::Signal);
+    story.after(900, SIGNAL);
+    story.after(800, SIGNAL);
+    story.after(800, SIGNAL);
     // The line about waiting was due after 0.4 s; main is late for it.
     assert_eq!(story.after(1900, died(BUFFER)), []);
 }
@@ -397,7 +412,7 @@ fn no_buffer_is_started_after_the_third_signal_however_late_main_is() {
 fn a_buffer_that_does_not_get_ready_during_a_stop_is_a_failure() {
     let deadline = Duration::from_secs(100);
     let mut story = Story::begin_with(Limits { deadline, ..LIMITS }, false);
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     story.then(ended(FIRST));
     story.then(ended(SECOND));
     assert_eq!(story.then(died(BUFFER)), [Action::Start(BUFFER), Action::Stop(BUFFER)]);
@@ -428,8 +443,8 @@ fn the_worst_failure_wins_whichever_comes_first() {
 #[test]
 fn what_was_said_before_a_kill_is_heard_after_it() {
     let mut story = Story::begin(true);
-    story.then(Event::Signal);
-    story.after(300, Event::Signal);
+    story.then(SIGNAL);
+    story.after(300, SIGNAL);
     story.then(Event::Failed(FIRST, ExitCode::Io));
     assert_eq!(story.machine.failure(), Some(ExitCode::Io));
 }
@@ -457,14 +472,14 @@ fn a_source_that_is_being_killed_is_not_told_to_stop() {
         story.then(Event::Ready(child));
     }
     assert_eq!(story.after(30_000, Event::Time), [Action::Kill(SOURCE, Why::NotReady)]);
-    assert_eq!(story.then(Event::Signal), []);
+    assert_eq!(story.then(SIGNAL), []);
     assert_eq!(story.then(died(SOURCE)), [Action::Stop(FIRST), Action::Stop(SECOND)]);
 }
 
 #[test]
 fn a_late_main_hears_who_has_ended_before_it_kills() {
     let mut story = Story::begin(false);
-    story.then(Event::Signal);
+    story.then(SIGNAL);
     for _ in 0..2 {
         assert_eq!(story.after(2000, Event::Time), []);
     }

@@ -65,7 +65,7 @@ impl World {
 
     /// What can happen.
     fn events(&self, into: &mut Vec<Event>) {
-        into.extend([Event::Time, Event::Signal]);
+        into.extend([Event::Time, Event::Signal { late: Duration::ZERO }]);
         // The answers to the start of the last source may come after whatever else happens.
         if self.witness.is_acknowledging() && self.witness.source.exists() {
             into.extend([Event::NotStarted(Child::Source), Event::NothingToAcknowledge]);
@@ -359,7 +359,7 @@ fn explore() -> Exploration {
         for (now, event) in times.iter().flat_map(|now| events.iter().map(move |it| (*now, *it))) {
             // Whoever is a little late is late for whatever happens; time and signals show it.
             let a_bit_late = alarm.is_some_and(|alarm| now == alarm + A_BIT_LATE);
-            if a_bit_late && !matches!(event, Event::Time | Event::Signal) {
+            if a_bit_late && !matches!(event, Event::Time | Event::Signal { .. }) {
                 continue;
             }
             let (mut next, broken) = world.step(event, now);

@@ -25,8 +25,8 @@ pub(crate) struct Members {
 /// Something has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
-    /// SIGINT, SIGTERM or SIGQUIT, or SIGHUP of a terminal.
-    Signal,
+    /// SIGINT, SIGTERM or SIGQUIT, or SIGHUP of a terminal; it came so long ago.
+    Signal { late: Duration },
     /// The child is ready to work.
     Ready(Child),
     /// The child has nothing more to do and is about to exit: the list is done, or the producer

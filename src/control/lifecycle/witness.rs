@@ -225,7 +225,7 @@ impl Witness {
 
     fn hear(&mut self, step: &Step, context: &mut Context) {
         match step.event {
-            Event::Signal => context.counted = self.count_signal(step.now),
+            Event::Signal { .. } => context.counted = self.count_signal(step.now),
             Event::Ready(child) => self.seen(child).process = Process::Ready,
             Event::Finished(child) => self.seen(child).process = Process::Finished,
             Event::Failed(child, _) => self.seen(child).process = Process::Failed,
@@ -286,7 +286,7 @@ impl Witness {
                 );
                 let Limits { deadline, flush_reserve, .. } = self.limits;
                 self.stop = Some(StopSeen {
-                    signals: u8::from(step.event == Event::Signal),
+                    signals: u8::from(matches!(step.event, Event::Signal { .. })),
                     last_signal: step.now,
                     quiet_by: step.now + QUIET_LIMIT,
                     workers_by: step.now + deadline - flush_reserve,

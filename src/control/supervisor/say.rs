@@ -24,17 +24,10 @@ impl Supervisor<'_> {
             Notice::StoppingBuffer => log::info!("stopping buffer"),
             Notice::Waiting { left } => log::info!(
                 "waiting for {}; {:.1} s left",
-                self.list(lifecycle.alive()),
+                self.list_with_jobs(lifecycle.alive()),
                 left.as_secs_f64()
             ),
-            Notice::Signal(count) => {
-                self.launch.note_signal(count);
-                match count {
-                    1 => log::info!("signal: the stop is under way; another one kills the workers"),
-                    2 => log::warn!("second signal: killing the workers now; a third kills all"),
-                    _ => log::warn!("third signal: killing everything now"),
-                }
-            }
+            Notice::Signal(count) => self.say_signal(count),
             Notice::DeadlineMoved(by) => {
                 self.launch.note_moved(by);
                 log::warn!(
@@ -65,14 +58,7 @@ impl Supervisor<'_> {
             Notice::StartTooSlow(child) => {
                 log::error!("{} does not get ready; killing it", self.launch.name(child));
             }
-            Notice::GivingUp(child) => {
-                let words = self.words.given_up().unwrap_or("no cause known");
-                log::error!(
-                    "{} died too often; stopping: {words}; start it again to go on, or allow more by \
-                     [restart] max",
-                    self.launch.name(child)
-                );
-            }
+            Notice::GivingUp(child) => self.say_given_up(child),
             Notice::Abandoned(count) => {
                 lifecycle.alive().for_each(|child| self.launch.note_abandoned(child));
                 log::error!(
@@ -84,15 +70,51 @@ impl Supervisor<'_> {
         }
     }
 
+    fn say_signal(&self, count: u8) {
+        self.launch.note_signal(count);
+        match count {
+            1 => log::info!("signal: the stop is under way; another one kills the workers"),
+            2 => log::warn!("second signal: killing the workers now; a third kills all"),
+            _ => log::warn!("third signal: killing everything now"),
+        }
+    }
+
+    fn say_given_up(&mut self, child: Child) {
+        let words = self.words.given_up().unwrap_or("no cause known");
+        log::error!(
+            "{} died too often; stopping: {words}; start it again to go on, or allow more by \
+             [restart] max",
+            self.launch.name(child)
+        );
+    }
+
     /// Names a few of the children.
     fn list(&self, children: impl Iterator<Item = Child>) -> String {
+        self.list_with(children, |_| None)
+    }
+
+    /// Names a few of the children, with what they have in hand.
+    fn list_with_jobs(&self, children: impl Iterator<Item = Child>) -> String {
+        let mut in_hand = self.launch.in_hand();
+        self.list_with(children, |child| in_hand.remove(&child))
+    }
+
+    fn list_with(
+        &self,
+        children: impl Iterator<Item = Child>,
+        mut detail: impl FnMut(Child) -> Option<String>,
+    ) -> String {
         const NAMED: usize = 8;
         let all: Vec<Child> = children.collect();
         let mut names: Vec<String> = all
             .iter()
             .take(NAMED)
             .map(|child| match self.handles.get(child) {
-                Some(handle) => format!("{} (pid {})", self.launch.name(*child), handle.pid),
+                Some(handle) => {
+                    let detail = detail(*child).map(|words| format!(", {words}"));
+                    let detail = detail.unwrap_or_default();
+                    format!("{} (pid {}{detail})", self.launch.name(*child), handle.pid)
+                }
                 None => self.launch.name(*child),
             })
             .collect();

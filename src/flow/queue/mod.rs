@@ -6,13 +6,14 @@
 //! books that say how far they have got, [`settle`] what is done about the jobs of the dead, [`repair`] what a start does about a
 //! spool in which nobody lives. [`spool`] is the file, [`layout`] where everything stands in it,
 //! [`record`] and [`frame`] how words and records are kept whole, [`bell`] how sleepers are woken, [`history`]
-//! what happened to whom.
+//! what happened to whom, [`in_hand`] what workers are at.
 
 pub(crate) mod bell;
 pub(crate) mod commit;
 pub(crate) mod ends;
 pub(crate) mod frame;
 pub(crate) mod history;
+pub(crate) mod in_hand;
 pub(crate) mod jobs;
 pub(crate) mod lane;
 pub(crate) mod layout;

@@ -5,7 +5,7 @@ use super::*;
 impl Witness {
     /// Has everything been done whose turn has come?
     pub(super) fn judge_order(&self, step: &Step, context: &mut Context) {
-        if step.event == Event::Signal {
+        if matches!(step.event, Event::Signal { .. }) {
             let stops = self.stop.is_some_and(|stop| stop.signals > 0);
             context.demand(stops, Promise::SignalsAreCounted, "a signal began no stop");
         }
