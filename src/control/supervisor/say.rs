@@ -4,6 +4,7 @@ use super::Supervisor;
 use crate::control::lifecycle::{Lifecycle, Notice, Reason};
 use crate::control::role::Child;
 use crate::sys::clock;
+use std::time::Duration;
 
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, notice: Notice, lifecycle: &Lifecycle) {
@@ -28,13 +29,7 @@ impl Supervisor<'_> {
                 left.as_secs_f64()
             ),
             Notice::Signal(count) => self.say_signal(count),
-            Notice::DeadlineMoved(by) => {
-                self.launch.note_moved(by);
-                log::warn!(
-                    "this process was stopped, or had no processor: the deadline is {:.1} s later",
-                    by.as_secs_f64()
-                );
-            }
+            Notice::DeadlineMoved(by) => self.say_moved(by),
             Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
             Notice::KillingWorkers(count) => log::warn!(
                 "killing workers ({count}): {}; their jobs stay in the spool",
@@ -77,6 +72,14 @@ impl Supervisor<'_> {
             2 => log::warn!("second signal: killing the workers now; a third kills all"),
             _ => log::warn!("third signal: killing everything now"),
         }
+    }
+
+    fn say_moved(&self, by: Duration) {
+        self.launch.note_moved(by);
+        log::warn!(
+            "this process was stopped, or had no processor: the deadline is {:.1} s later",
+            by.as_secs_f64()
+        );
     }
 
     fn say_given_up(&mut self, child: Child) {
