@@ -179,7 +179,9 @@ fn the_packaged_configurations_are_valid() {
         ),
     ] {
         // Where results go is there only once it is installed.
-        place.write("pings.toml", toml.replace("/var/lib/procsig", text(&work)));
+        // Nor has every machine a ping.
+        let toml = toml.replace("/var/lib/procsig", text(&work)).replace("\"ping\",", "\"true\",");
+        place.write("pings.toml", toml);
         place.write("pings.hosts", hosts);
         place.command(&["check", "pings.toml"]).finish().assert_exit(0);
     }
