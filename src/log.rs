@@ -13,6 +13,7 @@
 //!
 //! A host program that has installed a logger keeps it, and gets our records.
 
+pub(crate) mod bar;
 mod between;
 mod destination;
 mod lines;
@@ -173,7 +174,7 @@ impl<W: Output> Logger<W> {
 
     fn write_line(&self, level: Level, target: &str, message: &str) {
         let Identity { role, pid } = identity();
-        let time = now();
+        let (time, erase) = (now(), bar::erase());
         match &self.text {
             Some(text) => {
                 let message = escape(message);
@@ -181,7 +182,7 @@ impl<W: Output> Logger<W> {
                     &Record::builder()
                         .level(level)
                         .target(target)
-                        .args(format_args!("{time} {level:<5} {role}[{pid}] {message}"))
+                        .args(format_args!("{erase}{time} {level:<5} {role}[{pid}] {message}"))
                         .build(),
                 );
             }

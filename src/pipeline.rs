@@ -310,7 +310,11 @@ fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
         let _restored = sys::signal::set_mask(&mask);
     })?;
     let descriptors = sys::process::raise_descriptor_limit();
+    if launch.is_finite() {
+        crate::log::bar::begin();
+    }
     let verdict = supervisor::run(&launch, inbox, descriptors);
+    crate::log::bar::end();
     sys::process::restore_descriptor_limit(descriptors);
     conclude(&launch, verdict?)
 }

@@ -8,6 +8,7 @@ use ::log::LevelFilter;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::help;
+use super::status::StatusArguments;
 use crate::config::raw::{self, Known, Overrides};
 use crate::config::{Lines, LogFormat};
 
@@ -75,6 +76,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Shows what runs, how fast, and what waits; it works on a busy, a hung and a dead daemon
+    Status(StatusArguments),
     /// Prints the jobs of a file of dead letters, one a line, to be run again
     DeadLetters {
         /// The file that dead_letters.file names
@@ -341,7 +344,9 @@ mod tests {
             &["run", "-v", "-q"],
             &["run", "c.toml", "d.toml"],
             &["check"],
-            &["status"],
+            &["status", "--sample", "1"],
+            &["status", "--healthy", "--json"],
+            &["status", "a.toml", "b.toml"],
         ] {
             let error = Cli::try_parse_from(["procsig"].iter().chain(line)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");

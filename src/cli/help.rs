@@ -26,6 +26,11 @@ pub(super) fn examples(command: &str, program: &str, functions: &[&str]) -> Vec<
             "procsig check --json pings.toml",
         ],
         ("timeline", _) => &["procsig timeline pings.toml", "procsig timeline --json pings.jsonl"],
+        ("status", _) => &[
+            "procsig status",
+            "procsig status pings.toml --watch",
+            "procsig status --json | jq .jobs",
+        ],
         ("init", _) => &["procsig init > pings.toml"],
         ("completions", _) => &[
             "procsig completions bash > ~/.local/share/bash-completion/completions/procsig",

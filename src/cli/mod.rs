@@ -11,6 +11,7 @@ mod help;
 mod manual;
 mod render;
 mod run;
+mod status;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -52,6 +53,8 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
             dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
         }
         Command::Timeline { spool, json } => timeline(spool.as_deref(), json, &known),
+        Command::Status(arguments) => find::spool(arguments.place.as_deref(), &known)
+            .and_then(|spool| status::status(&arguments, &spool)),
         Command::Init => print(EXAMPLE),
         Command::Completions { shell } => print(&help::completions(shell, line, &program)),
         Command::Man => manual::page(line, &program, &known).and_then(|page| print(&page)),

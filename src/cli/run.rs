@@ -31,6 +31,7 @@ pub(super) fn run(
     let loaded = load(source, &daemon.known(), &example)?;
     check_standard_input(&loaded, &example)?;
     log::init(&loaded.config.log)?;
+    log::bar::allow(&loaded.config.log);
     for warning in loaded.warnings.lines() {
         ::log::warn!("{warning}");
     }

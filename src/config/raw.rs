@@ -42,7 +42,7 @@ use crate::error::{Error, Mistakes, Wrong};
 pub(crate) use known::{Known, KnownFunction, KnownSink, KnownSource};
 use reader::{Field, Origin};
 use resolve::Resolver;
-pub(crate) use values::positive_duration;
+pub(crate) use values::{duration, positive_duration};
 
 /// What the command line says; each field overrides its key of the file.
 ///

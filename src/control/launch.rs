@@ -9,6 +9,7 @@ use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
 use crate::flow::format::{Failures, Recording};
 use crate::flow::prepare::{self, Outputs};
+use crate::flow::progress;
 use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
@@ -20,6 +21,7 @@ use crate::flow::sink::Sink;
 use crate::flow::source::api::Source;
 use crate::flow::source::directory::DirectorySource;
 use crate::flow::source::{self, intake::Intake, own};
+use crate::flow::status::facts::Status;
 use crate::flow::worker::command::CommandRunner;
 use crate::flow::worker::coprocess::{self, Coprocesses};
 use crate::flow::worker::{self, Herald, Produce, Settings, Work};
@@ -240,12 +242,15 @@ impl Launch {
         }
     }
 
-    /// One line about how it stands.
-    pub(crate) fn status(&self) -> String {
-        match self.balance() {
+    /// A few lines about how it stands.
+    pub(crate) fn status(&self) -> Vec<String> {
+        let books = match self.balance() {
             Ok(balance) => balance.to_string(),
             Err(error) => error.to_string(),
-        }
+        };
+        let mut lines = vec![books];
+        lines.extend(Status::of_own(&self.spool).summary());
+        lines
     }
 
     fn balance(&self) -> Result<Balance, Error> {
@@ -407,6 +412,7 @@ impl Launch {
         reports: &Arc<Reports>,
         ready: impl FnOnce(),
     ) -> Result<Outcome, Error> {
+        let list_bytes = self.list_bytes();
         child::leave_stdin()?;
         self.restrict(Role::Buffer)?;
         let spool = Arc::clone(&self.spool);
@@ -418,10 +424,23 @@ impl Launch {
         child::listen(orders, main, stop.clone(), Told { reopen, orphaned, limit })?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut outputs = self.outputs.borrow_mut();
+        let bar = progress::start(&self.spool, list_bytes, main);
         let written = buffer::run(&self.spool, outputs.sinks(), policy, &stop, ready)?;
+        bar.finish();
         crate::log::flush();
         log::info!("stopped: {written} records written");
         Ok(Outcome::Stopped)
+    }
+
+    /// The length of the list, if it is a file.
+    fn list_bytes(&self) -> Option<u64> {
+        let stat = match &self.config.jobs.as_ref()?.list()?.lines {
+            config::Lines::File(path) => rustix::fs::stat(path),
+            config::Lines::Stdin => rustix::fs::fstat(std::io::stdin()),
+        };
+        let stat = stat.ok()?;
+        let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+        is_file.then(|| u64::try_from(stat.st_size).ok()).flatten()
     }
 
     fn restrict(&self, role: Role) -> Result<(), Error> {

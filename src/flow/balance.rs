@@ -170,6 +170,19 @@ pub(crate) fn open(spool: &Spool) -> Result<Opening, Error> {
     Ok(Opening { published, kept, damaged, totals: books.totals })
 }
 
+impl Opening {
+    /// Notes them in the spool, for who looks at the run.
+    pub(crate) fn note(&self, spool: &Spool) {
+        let Totals { results, dead_letters, jobs_done, jobs_failed, quarantined, .. } = self.totals;
+        let published = self.published.iter().fold(0u64, |sum, lane| sum.wrapping_add(*lane));
+        let words =
+            [results, dead_letters, jobs_done, jobs_failed, quarantined, published, self.kept];
+        for (word, value) in spool.run().opening.iter().zip(words) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Closes the books, when no process runs any more. `unacknowledged`: so many jobs are done, and the
 /// source does not know it.
 pub(crate) fn close(

@@ -11,7 +11,7 @@ use super::queue::commit::{Commit, Totals};
 use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
-use super::queue::{bell, ends};
+use super::queue::{bell, ends, vitals};
 use super::sink::{Batch, Sink, Sinks, failed};
 use crate::config;
 use crate::error::Error;
@@ -66,6 +66,7 @@ pub(crate) fn run(
         dirty: true,
         insane: vec![false; spool.lanes()],
     };
+    vitals::begin(spool);
     // Before what may wait for room on a full disk: that is no reason to be killed for.
     ready();
     buffer.recover()?;
@@ -156,15 +157,16 @@ impl Buffer<'_, '_> {
             let now = clock::now();
             let pending = self.look();
             if pending.bytes == 0 {
-                self.oldest = None;
+                self.note_oldest(None);
                 if stopping {
                     return Ok(());
                 }
             } else {
-                let oldest = *self.oldest.get_or_insert(now);
+                let oldest = self.oldest.unwrap_or(now);
+                self.note_oldest(Some(oldest));
                 if stopping || self.is_due(&pending, oldest, now) {
                     // What comes from here on may be as old as this look.
-                    self.oldest = Some(now);
+                    self.note_oldest(Some(now));
                     self.flush(&pending.tails)?;
                     if self.source_wants_sync() {
                         self.sync()?;
@@ -178,6 +180,11 @@ impl Buffer<'_, '_> {
             }
             self.sleep(&pending);
         }
+    }
+
+    fn note_oldest(&mut self, oldest: Option<Duration>) {
+        self.oldest = oldest;
+        vitals::note(&vitals::of(self.spool).waiting_since, oldest);
     }
 
     fn look(&mut self) -> Pending {
@@ -257,6 +264,7 @@ impl Buffer<'_, '_> {
             self.sync_spool()?;
             self.free();
             self.dirty = false;
+            vitals::note(&vitals::of(self.spool).synced_at, Some(clock::now()));
         }
         Ok(())
     }
@@ -303,6 +311,7 @@ impl Buffer<'_, '_> {
             next.all_synced();
         }
         next.store(self.spool);
+        vitals::note(&vitals::of(self.spool).committed_at, Some(clock::now()));
         self.books = next;
         self.written += self.gathered.result_records;
         Ok(())
@@ -370,6 +379,7 @@ impl Buffer<'_, '_> {
         self.books = next;
         self.sync_spool()?;
         self.synced = clock::now();
+        vitals::note(&vitals::of(self.spool).synced_at, Some(self.synced));
         self.dirty = false;
         full_fence();
         self.ring_source_after_fence();

@@ -9,6 +9,11 @@ pub(crate) fn now() -> Duration {
     duration(clock_gettime(ClockId::Monotonic))
 }
 
+/// Time since the machine was started, which starts of processes are counted in.
+pub(crate) fn since_boot() -> Duration {
+    duration(clock_gettime(ClockId::Boottime))
+}
+
 /// Time since 1970-01-01T00:00:00Z, as far as the clock on the wall is right.
 pub(crate) fn wall() -> Duration {
     duration(clock_gettime(ClockId::Realtime))

@@ -14,3 +14,4 @@ pub(crate) mod proc_fs;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

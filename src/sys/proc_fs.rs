@@ -97,6 +97,15 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
 }
 
+/// For how long the process has been there.
+pub(crate) fn age(stat: &Stat) -> Option<Duration> {
+    let per_second = rustix::param::clock_ticks_per_second();
+    let ticks = u128::from(stat.start_time);
+    let started = ticks.checked_mul(1_000_000_000)?.checked_div(per_second.into())?;
+    let started = Duration::from_nanos(u64::try_from(started).ok()?);
+    Some(clock::since_boot().saturating_sub(started))
+}
+
 /// The processes that were started with all of these `KEY=VALUE` in their environment.
 ///
 /// Not found are: zombies, which have no environment any more; processes of other users, unless
@@ -255,6 +264,12 @@ fn all() -> impl Iterator<Item = Pid> {
 fn numbers(folder: &str) -> impl Iterator<Item = Pid> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Number of the PID namespace that this process is in; 0: not known.
+pub(crate) fn pid_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }
 
 /// First half of the kernel's boot id. A build with debug assertions lets a test say another.

@@ -6,7 +6,6 @@ use crate::control::role::Child;
 use crate::flow::about::About;
 use crate::flow::balance::Balance;
 use crate::flow::queue::history::{self, End, What};
-use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::{in_hand, processes};
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, process};
@@ -32,6 +31,7 @@ impl Launch {
             (&run.started, clock::nanos(clock::wall())),
             (&run.deadline, clock::nanos(shutdown.deadline)),
             (&run.flush_reserve, clock::nanos(shutdown.flush_reserve)),
+            (&run.pid_namespace, proc_fs::pid_namespace()),
             (&run.stopping, 0),
             (&run.ended, 0),
         ] {
@@ -40,10 +40,12 @@ impl Launch {
         self.about().store(&self.spool);
         history::begin(&self.spool, self.run_id, clock::now());
         self.note(None, What::RunStarted { pid: pid.into() });
-        run.main_start.store(start, Ordering::Release);
         for index in 0..self.spool.processes() {
-            processes::set_state(&self.spool, index, ProcessState::Absent);
+            processes::begin_run(&self.spool, index);
         }
+        self.opening.note(&self.spool);
+        // Whoever looks believes none of it before that.
+        run.main_start.store(start, Ordering::Release);
         self.spool.bells().jobs_idle.store(0, Ordering::Release);
     }
 

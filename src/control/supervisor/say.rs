@@ -128,6 +128,9 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn say_status(&self) {
-        log::info!("{}; children: {}", self.launch.status(), self.handles.len());
+        let mut lines = self.launch.status().into_iter();
+        let books = lines.next().unwrap_or_default();
+        log::info!("{books}; children: {}", self.handles.len());
+        lines.for_each(|line| log::info!("{line}"));
     }
 }

@@ -19,6 +19,7 @@
 //! bells       all                       futex words: who sleeps, and for what
 //! commit      buffer                    two records in turn: heads of lanes, positions of sinks, totals
 //! intent      buffer                    the batch being written: ends of lanes, base position
+//! vitals      buffer                    how long what waits has been waiting, for `status` alone
 //! slots       source and workers        one job each: state, where its results end, attempts
 //! payloads    source                    the text of the job in each slot
 //! producers   a page for each lane, its worker     tail, records published
@@ -111,6 +112,7 @@ pub(crate) struct Layout {
     pub bells: usize,
     pub commit: [usize; 2],
     pub intent: usize,
+    pub vitals: usize,
     pub slots: usize,
     pub payloads: usize,
     /// Bytes from one job's text to the next.
@@ -153,6 +155,7 @@ impl Layout {
             bells: region(size_of::<Bells>() + lanes * size_of::<LaneBell>()),
             commit: [region(batch), region(batch)],
             intent: region(batch),
+            vitals: region(size_of::<Vitals>()),
             slots: region(geometry.slots as usize * size_of::<Slot>()),
             payloads: region(geometry.slots as usize * payload_stride),
             payload_stride,
@@ -213,6 +216,10 @@ pub(crate) struct Run {
     pub boots: AtomicU64,
     /// Nonzero: a start has found the spool damaged at some time.
     pub damaged: AtomicU64,
+    /// Number of the PID namespace that main is in: in another one, pids say nothing.
+    pub pid_namespace: AtomicU64,
+    /// The books when this run began, for who wants to know what it has done.
+    pub opening: [AtomicU64; OPENING_WORDS],
 }
 
 /// Before the text of what is known about a run.
@@ -252,6 +259,9 @@ pub(crate) struct HistoryEntry {
     pub words: [AtomicU64; 7],
     pub checksum: AtomicU64,
 }
+/// Words of [`Run::opening`]: totals as a commit has them (results, dead letters, jobs done, jobs failed,
+/// quarantined), records published, and of these kept.
+pub(crate) const OPENING_WORDS: usize = 7;
 
 /// What a child is doing, in [`Process::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,7 +289,9 @@ pub(crate) struct Process {
     /// How the last process of this slot ended, as main has seen it: 0 unknown, 1 + exit code, or
     /// 512 + signal.
     pub last_end: AtomicU64,
-    reserved: [AtomicU64; 10],
+    /// The [`Process::incarnation`] when this run began.
+    pub before_run: AtomicU64,
+    reserved: [AtomicU64; 9],
 }
 
 /// Futex words that are nobody's own.
@@ -315,6 +327,20 @@ pub(crate) const SOURCE_LISTENS: u32 = 4;
 pub(crate) struct LaneBell {
     pub space: AtomicU32,
     apart: [AtomicU32; 15],
+}
+
+/// What the buffer says of itself. Nothing depends on it: it is there to be shown. Moments are of the
+/// monotonic clock, in nanoseconds; 0: there is none.
+#[repr(C)]
+pub(crate) struct Vitals {
+    /// Since when the oldest record that is not written may have been waiting.
+    pub waiting_since: AtomicU64,
+    /// When the last batch was committed.
+    pub committed_at: AtomicU64,
+    /// When what was written was last forced to the disk.
+    pub synced_at: AtomicU64,
+    /// Since when it waits for room on a full disk.
+    pub no_room_since: AtomicU64,
 }
 
 /// A job that was handed out.
@@ -388,13 +414,14 @@ macro_rules! shared {
 }
 shared!(
     Header = 72,
-    Run = 88,
     AboutHead = 16,
     HistoryHead = 192,
     HistoryEntry = 64,
+    Run = 152,
     Process = 128,
     Bells = 192,
     LaneBell = 64,
+    Vitals = 32,
     Slot = 128,
     Producer = 24,
     Consumer = 24,
@@ -420,6 +447,7 @@ mod tests {
             layout.commit[0],
             layout.commit[1],
             layout.intent,
+            layout.vitals,
             layout.slots,
             layout.payloads,
             layout.producers,

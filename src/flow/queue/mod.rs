@@ -26,6 +26,7 @@ pub(crate) mod repair;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod spool;
+pub(crate) mod vitals;
 
 #[cfg(test)]
 mod model;

@@ -38,6 +38,13 @@ pub(crate) fn enter(spool: &Spool, index: usize) -> Entry {
     Entry { incarnation, first: before == ProcessState::Absent as u64 }
 }
 
+/// Clears the slot for a new run.
+pub(crate) fn begin_run(spool: &Spool, index: usize) {
+    let process = spool.process(index);
+    process.before_run.store(process.incarnation.load(Ordering::Relaxed), Ordering::Relaxed);
+    set_state(spool, index, ProcessState::Absent);
+}
+
 /// Notes how the process of this slot has ended, see [`Process::last_end`].
 pub(crate) fn note_end(spool: &Spool, index: usize, end: u64) {
     spool.process(index).last_end.store(end, Ordering::Release);
