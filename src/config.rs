@@ -32,6 +32,8 @@ pub struct Config {
     pub spool: Spool,
     /// What is logged, and where.
     pub log: Log,
+    /// As whom it is run.
+    pub privileges: Privileges,
     /// Forget the kept jobs and begin the list anew.
     pub fresh: bool,
 }
@@ -129,6 +131,41 @@ pub struct Worker {
     pub max_output: u64,
     /// Added to the environment of commands and coprocesses.
     pub env: BTreeMap<String, String>,
+    /// Jobs after which a process ends in order and another one takes its place, 1 or more; a tenth
+    /// more or less, so that not all of them do it together. `None`: never.
+    pub recycle_after: Option<u64>,
+    /// Bytes of private memory in use above which it does so; looked at after jobs, ten times a second
+    /// at most. `None`: never.
+    pub recycle_above: Option<u64>,
+    /// What its processes, and what they start, may take of the machine.
+    pub limits: Limits,
+}
+
+/// What a worker process, and each process that it starts, may take of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Bytes of private memory that can be written (`RLIMIT_DATA`): heap, stacks of threads, anonymous
+    /// maps, used or not; not the spool, not what is mapped from files to be read. `None`: as it was.
+    pub memory: Option<u64>,
+    /// Descriptors that are open at a time (`RLIMIT_NOFILE`). `None`: as it was.
+    pub descriptors: Option<u64>,
+    /// Nice value, -20 (served first) to 19. `None`: as it was.
+    pub nice: Option<i32>,
+    /// How readily the kernel kills it when memory runs out: -1000 (never) to 1000 (first of all).
+    /// `None`: 500 more than the supervisor's.
+    pub oom_score_adj: Option<i32>,
+}
+
+impl Limits {
+    /// The least that a worker process of so many threads can live with: what it needs itself.
+    pub(crate) fn least(threads: u16) -> Limits {
+        let threads = u64::from(threads);
+        Limits {
+            memory: Some((32 << 20) + threads * (4 << 20)),
+            descriptors: Some(32 + 16 * threads),
+            ..Limits::default()
+        }
+    }
 }
 
 /// What a worker does with a job.
@@ -275,6 +312,21 @@ pub struct Log {
     pub file: Option<PathBuf>,
 }
 
+/// As whom a pipeline is run, and what its programs may become.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Privileges {
+    /// The user that the supervisor becomes, and all that it starts: a name, or a number. It does so
+    /// before it creates or opens anything but the configuration, with the supplementary groups of
+    /// that user. `HOME`, `USER` and `LOGNAME` of workers are the user's. `None`: whoever it was
+    /// started by.
+    pub user: Option<String>,
+    /// The group in place of the user's own, a name or a number; only together with `user`.
+    pub group: Option<String>,
+    /// Programs that are started gain no rights by being executed: set-user-id bits and capabilities
+    /// of files are without effect (`PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privs: bool,
+}
+
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -349,6 +401,9 @@ impl Worker {
             retry_delay: Duration::from_secs(1),
             max_output: 64 << 10,
             env: BTreeMap::new(),
+            recycle_after: None,
+            recycle_above: None,
+            limits: Limits::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a user declares, and how it is run.
 
 mod coprocess;
+pub(crate) mod privileges;
 pub mod sink;
 pub mod source;
 mod workers;
@@ -93,6 +94,7 @@ impl<T: 'static> Workers<T> {
             restart: config::Restart::default(),
             spool: config::Spool::default(),
             log: config::Log::default(),
+            privileges: config::Privileges::default(),
             fresh: false,
         };
         Ready { config, kinds, own: Own { source, sink } }
@@ -138,6 +140,12 @@ impl Ready {
         self
     }
 
+    /// As whom it is run. The program itself becomes that user, for good, before anything is created.
+    pub fn privileges(mut self, privileges: config::Privileges) -> Ready {
+        self.config.privileges = privileges;
+        self
+    }
+
     /// Forget the kept jobs and begin the list anew.
     pub fn fresh(mut self, fresh: bool) -> Ready {
         self.config.fresh = fresh;
@@ -150,6 +158,7 @@ impl Ready {
     /// it, also after this has returned. So return from `main` soon.
     pub fn run(self) -> Outcome {
         let result = check(&self.config, &self.kinds)
+            .and_then(|()| privileges::settle(&self.config))
             .and_then(|()| crate::log::init(&self.config.log))
             .and_then(|()| run(self.config, self.kinds, self.own));
         Outcome { result }
@@ -289,14 +298,20 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
 /// Where signals arrive, between two runs of one process.
 static INBOX: Mutex<Option<Inbox>> = Mutex::new(None);
 
-fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
+/// The inbox, in a process with no threads but those that it needs itself.
+fn claim_threads() -> Result<MutexGuard<'static, Option<Inbox>>, Error> {
     let threads = sys::proc_fs::thread_count();
     // Held by another run: that of the process which has forked this one.
-    let Some(mut inbox) = try_lock(&INBOX) else { return Err(Error::Threaded { threads }) };
+    let Some(inbox) = try_lock(&INBOX) else { return Err(Error::Threaded { threads }) };
     let parked = if inbox.is_some() { signal::THREADS } else { 0 };
     if threads != 1 + parked {
         return Err(Error::Threaded { threads: threads.saturating_sub(parked) });
     }
+    Ok(inbox)
+}
+
+fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
+    let mut inbox = claim_threads()?;
     let mask = sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
     let prepared = prepare(config, kinds, own).and_then(|launch| {
         let inbox = match &mut *inbox {
@@ -316,10 +331,11 @@ fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
     let verdict = supervisor::run(&launch, inbox, descriptors);
     crate::log::bar::end();
     sys::process::restore_descriptor_limit(descriptors);
+    sys::limits::close_the_way(false);
     conclude(&launch, verdict?)
 }
 
-fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+fn try_lock<T>(mutex: &'static Mutex<T>) -> Option<MutexGuard<'static, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -335,7 +351,8 @@ fn prepare(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Launch, Error> 
         .map_err(Error::system("can't ignore SIGXFSZ"))?;
     sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
     crate::log::set_role("supervisor");
-    Launch::prepare(config, kinds, own, spool::random())
+    let environment = privileges::environment(&config.privileges)?;
+    Launch::prepare(config, kinds, own, environment, spool::random())
 }
 
 /// Has the run come to its end, or is it one that does? An own source may say so only when it is there.

@@ -30,6 +30,7 @@ pub(super) fn run(
     let source = Source { config, function, command, overrides };
     let loaded = load(source, &daemon.known(), &example)?;
     check_standard_input(&loaded, &example)?;
+    pipeline::privileges::settle(&loaded.config)?;
     log::init(&loaded.config.log)?;
     log::bar::allow(&loaded.config.log);
     for warning in loaded.warnings.lines() {

@@ -21,6 +21,7 @@
 mod files;
 mod jobs;
 mod known;
+mod limits;
 mod output;
 mod programs;
 mod reader;

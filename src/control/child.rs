@@ -35,6 +35,8 @@ pub(crate) enum Report {
     Reopened,
     /// It is about to exit because a job in it has timed out: this one.
     Overdue { message: String },
+    /// It has done as much as one process is to do, which is this, and is about to exit.
+    Recycled { why: String },
     /// It can't go on for this reason, and is about to exit. Another start may help.
     Dying { message: String },
 }
@@ -98,6 +100,10 @@ impl Reports {
                 self.send(Report::Finished);
                 return ExitCode::Success.code().into();
             }
+            Ok(Outcome::Recycled(why)) => {
+                self.send(Report::Recycled { why });
+                return ExitCode::Success.code().into();
+            }
             Err(error) => error,
         };
         if !error.is_for_good() {
@@ -119,12 +125,14 @@ impl Reports {
 }
 
 /// How a child's work has ended, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It was told to stop.
     Stopped,
     /// It has no more to do.
     Finished,
+    /// It has done enough, which is this: another one is to go on.
+    Recycled(String),
 }
 
 /// A child's ends of its two channels, and what it needs to know about main.

@@ -3,18 +3,16 @@
 use super::child::{self, Link, Outcome, Reports, Told};
 use super::lifecycle::Limits;
 use super::role::Child;
-use crate::config::{self, Config, Shutdown, Worker};
+use crate::config::{self, Config, Worker};
 use crate::error::Error;
 use crate::flow::balance::{self, Balance, Opening};
 use crate::flow::buffer::{self, Policy};
 use crate::flow::format::{Failures, Recording};
 use crate::flow::prepare::{self, Outputs};
 use crate::flow::progress;
-use crate::flow::queue::jobs::Jobs;
 use crate::flow::queue::layout::ProcessState;
 use crate::flow::queue::position::ListPosition;
 use crate::flow::queue::processes::Entry;
-use crate::flow::queue::settle::Orphan;
 use crate::flow::queue::spool::{Role, Spool};
 use crate::flow::queue::{bell, orphans, processes};
 use crate::flow::sink::Sink;
@@ -22,24 +20,19 @@ use crate::flow::source::api::Source;
 use crate::flow::source::directory::DirectorySource;
 use crate::flow::source::{self, intake::Intake, own};
 use crate::flow::status::facts::Status;
-use crate::flow::worker::command::CommandRunner;
-use crate::flow::worker::coprocess::{self, Coprocesses};
-use crate::flow::worker::{self, Herald, Produce, Settings, Work};
+use crate::flow::worker::coprocess;
+use crate::flow::worker::{Produce, Work};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
-use crate::sys::spawn::{RUN_VARIABLE, run_marker, run_name};
-use crate::sys::{clock, proc_fs, process};
-use nix::sys::signal::Signal;
+use crate::sys::spawn::{run_marker, run_name};
+use crate::sys::{clock, limits, proc_fs};
 use nix::unistd::Pid;
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 mod notes;
-
-/// By how much of a thousand the kernel prefers workers when memory runs out: theirs is the memory
-/// that somebody else's code takes, and another one finds the job in the spool.
-const WORKERS_FIRST: i32 = 500;
+mod worker;
 
 /// What the workers of one kind do.
 pub(crate) enum Task {
@@ -78,6 +71,10 @@ pub(crate) struct Launch {
     own: Option<RefCell<Box<dyn Source>>>,
     /// All that is left for a source is to acknowledge.
     stopped: Cell<bool>,
+    /// Jobs that were done well when a worker died last with jobs in hand.
+    done_at_death: Cell<u64>,
+    /// What workers find in their environment of the user that they run as.
+    environment: Vec<(&'static str, String)>,
     opening: Opening,
     run_id: u64,
 }
@@ -91,6 +88,7 @@ impl Launch {
         config: Config,
         kinds: Vec<Kind>,
         own: Own,
+        environment: Vec<(&'static str, String)>,
         run_id: u64,
     ) -> Result<Launch, Error> {
         for Kind { settings, task } in &kinds {
@@ -108,7 +106,8 @@ impl Launch {
             Some(config::Jobs::Own(_)) => own.source,
         };
         let acknowledged = source.as_ref().is_some_and(|source| source.acknowledges());
-        let (spool, outputs) = prepare::prepare(&config, own.sink, acknowledged, end_orphan)?;
+        let (spool, outputs) =
+            prepare::prepare(&config, own.sink, acknowledged, worker::end_orphan)?;
         let list = config.jobs.as_ref().and_then(config::Jobs::list);
         if let Some(list) = list {
             source::check(&spool, list)?;
@@ -117,8 +116,20 @@ impl Launch {
         let (spool, outputs) = (Arc::new(spool), RefCell::new(outputs));
         let intake = list.and_then(|list| Intake::open(&list.lines));
         let (own, stopped) = (source.map(RefCell::new), Cell::new(false));
-        let launch =
-            Launch { config, kinds, spool, outputs, intake, own, stopped, opening, run_id };
+        let done_at_death = Cell::new(processes::jobs_done(&spool));
+        let launch = Launch {
+            config,
+            kinds,
+            spool,
+            outputs,
+            intake,
+            own,
+            stopped,
+            done_at_death,
+            environment,
+            opening,
+            run_id,
+        };
         launch.sign();
         Ok(launch)
     }
@@ -292,6 +303,9 @@ impl Launch {
             processes::set_state(&self.spool, index, ProcessState::Running);
             reports.ready();
         };
+        if !session {
+            limits::close_the_way(false);
+        }
         let ended = began.and_then(|()| match child {
             Child::Source => self.run_source(entry, orders, main, &reports, ready),
             Child::Worker(lane) => self.run_worker(lane, entry, orders, main, &reports),
@@ -344,65 +358,6 @@ impl Launch {
             source::End::Stopped => Outcome::Stopped,
             source::End::Exhausted => Outcome::Finished,
         })
-    }
-
-    fn run_worker(
-        &self,
-        lane: u16,
-        entry: Entry,
-        orders: Orders,
-        main: Pid,
-        reports: &Arc<Reports>,
-    ) -> Result<Outcome, Error> {
-        child::leave_stdin()?;
-        process::offer_to_be_killed_first(WORKERS_FIRST);
-        self.restrict(Role::Worker)?;
-        process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
-        let (kind, _) = self.kind(lane);
-        let own_type = !is_ours(&kind.task);
-        let settings = Settings {
-            name: self.worker_name(lane),
-            lane,
-            incarnation: entry.incarnation,
-            threads: kind.settings.threads,
-            attempts: kind.settings.attempts.into(),
-            retry_delay: kind.settings.retry_delay,
-            // A command is ended by its own time-out.
-            timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
-            blamed: processes::blame(&self.spool, processes::worker(lane.into())),
-            recording: Recording::of(&self.config, own_type),
-            rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
-        };
-        let spool = Arc::clone(&self.spool);
-        let stop = Stop::new(move || Jobs(&spool).wake_set(worker::sleepers(lane)));
-        let Shutdown { deadline, flush_reserve } = self.config.shutdown;
-        let limit = deadline.saturating_sub(flush_reserve);
-        let reopen = reopener(reports);
-        child::listen(orders, main, stop.clone(), Told { reopen, orphaned: || {}, limit })?;
-        let herald = Messenger { spool: &self.spool, lane, reports };
-        match &kind.task {
-            Task::Jobs(work) => {
-                worker::run_jobs(&self.spool, &**work, &settings, &stop, &herald)?;
-            }
-            Task::Command => {
-                let run_id = run_name(self.run_id);
-                let runner = CommandRunner::new(&kind.settings, &settings.name, &run_id)
-                    .map_err(|error| Error::Config(format!("{}: {error}", settings.name)))?;
-                worker::run_jobs(&self.spool, &runner, &settings, &stop, &herald)?;
-            }
-            Task::Coprocess(record) => {
-                let (run_id, record) = (run_name(self.run_id), record.clone());
-                let own = Coprocesses::new(&kind.settings, record, &run_id, limit, &stop)
-                    .map_err(Error::system("can't get ready for coprocesses"))?;
-                worker::run_jobs(&self.spool, &own, &settings, &stop, &herald)?;
-            }
-            Task::Produce(produce) => {
-                worker::run_producer(&self.spool, &**produce, &settings, &stop, &herald)?;
-            }
-        }
-        crate::log::flush();
-        log::info!("stopped");
-        Ok(if stop.requested() { Outcome::Stopped } else { Outcome::Finished })
     }
 
     fn run_buffer(
@@ -478,53 +433,6 @@ fn slot(child: Child) -> usize {
         Child::Source => processes::SOURCE,
         Child::Buffer => processes::BUFFER,
         Child::Worker(lane) => processes::worker(lane.into()),
-    }
-}
-
-/// What a worker tells main, and the process table.
-struct Messenger<'a> {
-    spool: &'a Spool,
-    lane: u16,
-    reports: &'a Reports,
-}
-
-impl Herald for Messenger<'_> {
-    fn ready(&self) {
-        let index = processes::worker(self.lane.into());
-        processes::set_state(self.spool, index, ProcessState::Running);
-        self.reports.ready();
-    }
-
-    fn failed(&self, error: &Error) {
-        self.reports.failed(error);
-    }
-
-    fn overdue(&self, message: String) -> ! {
-        self.reports.overdue(message);
-        crate::log::flush();
-        process::exit_now(0)
-    }
-
-    fn end_orphan(&self, orphan: Orphan) {
-        end_orphan(orphan);
-    }
-}
-
-/// Ends the command that a dead worker had left running for a job that is to be run again.
-fn end_orphan(orphan: Orphan) {
-    // A leader with this start time is the one; without a leader a member says whose it is. The
-    // number alone, read from a file, is no reason to kill.
-    let ours = match proc_fs::stat(orphan.group) {
-        Some(leader) => leader.start_time == orphan.start,
-        None => {
-            let marker = run_marker(&run_name(orphan.run_id));
-            let in_group = |pid| proc_fs::stat(pid).is_some_and(|it| it.pgrp == orphan.group);
-            proc_fs::marked(&[&marker]).into_iter().any(in_group)
-        }
-    };
-    if ours {
-        // Gone already, most of the time: main has ended the worker's session.
-        let _killed = process::send(Pid::from_raw(-orphan.group), Signal::SIGKILL);
     }
 }
 

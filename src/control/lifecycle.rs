@@ -18,7 +18,8 @@
 //! - Dead workers and sources are started again only while no stop is under way; a dead buffer is
 //!   started once more during a stop, to flush.
 //! - A worker that has ended itself for a job that has timed out is started again at once, and no
-//!   death is counted for it.
+//!   death is counted for it. So is one that has done the jobs it was to do, if it ends in order.
+//! - A death that is put down to a job is not counted either: what bounds it is counted there.
 
 mod shutdown;
 mod terms;
@@ -84,6 +85,8 @@ enum Status {
     Finishing,
     /// It has said that it ends itself to end a job that has timed out: no death, and no end either.
     Overdue,
+    /// It has said that it has done its jobs, and another one is to take its place: no end either.
+    Recycled,
     /// A SIGKILL is on its way, on purpose.
     Killed,
     /// A SIGKILL is on its way, since it did not get ready: a death like any other.
@@ -104,6 +107,7 @@ impl Status {
             | Status::Running
             | Status::Finishing
             | Status::Overdue
+            | Status::Recycled
             | Status::Killed
             | Status::TooSlow => true,
             Status::Pausing { .. } | Status::Gone => false,
@@ -192,7 +196,8 @@ impl Lifecycle {
             Event::Ready(child) => self.ready(child),
             Event::Finished(child) => self.finishing(child),
             Event::Failed(child, code) => self.failing(child, code, now),
-            Event::Overdue(child) => self.overdue(child),
+            Event::Overdue(child) => self.about_to_be_replaced(child, Status::Overdue),
+            Event::Recycled(child) => self.about_to_be_replaced(child, Status::Recycled),
             Event::NotStarted(child) => self.ended(child, Ended::Crashed, now),
             Event::NothingToAcknowledge => self.ended(Child::Source, Ended::Clean, now),
             Event::Reaped(child, how) => self.ended(child, how, now),
@@ -273,10 +278,10 @@ impl Lifecycle {
         }
     }
 
-    fn overdue(&mut self, child: Child) {
+    fn about_to_be_replaced(&mut self, child: Child, why: Status) {
         let status = self.status(child);
         if matches!(status, Status::Starting { .. } | Status::Running) {
-            *status = Status::Overdue;
+            *status = why;
         }
     }
 
@@ -299,7 +304,11 @@ impl Lifecycle {
         let before = std::mem::replace(self.status(child), Status::Gone);
         let in_order = match before {
             Status::Finishing => how == Ended::Clean,
-            Status::Overdue => return self.replace(child, now),
+            Status::Overdue => return self.replace(child, Notice::Replacing(child), now),
+            Status::Recycled if how == Ended::Clean => {
+                return self.replace(child, Notice::Recycling(child), now);
+            }
+            Status::Recycled => false,
             // Not what it was told: it had not even begun.
             Status::TooSlow => false,
             Status::Starting { .. } | Status::Running | Status::Killed => {
@@ -312,6 +321,7 @@ impl Lifecycle {
             return;
         }
         match (&self.stopping, child) {
+            (None, _) if how == Ended::ByJob => self.pause(child, 1, now),
             (None, _) => self.pause_or_give_up(child, now),
             (Some(_), Child::Buffer) if before == Status::Killed => {}
             (Some(stopping), Child::Buffer) => {
@@ -326,12 +336,13 @@ impl Lifecycle {
         }
     }
 
-    /// What ends for a job that has timed out has done as it should, and counts no death. Nor can
-    /// this become a spin: a time-out lies between any two.
-    fn replace(&mut self, child: Child, now: Duration) {
+    /// What ends for a job that has timed out, or since it has done enough of them, has done as it
+    /// should, and counts no death. Nor can this become a spin: a time-out or a job lies between any
+    /// two.
+    fn replace(&mut self, child: Child, why: Notice, now: Duration) {
         if self.stopping.is_none() {
             *self.status(child) = Status::Pausing { until: now };
-            self.actions.push(Action::Say(Notice::Replacing(child)));
+            self.actions.push(Action::Say(why));
         }
     }
 
@@ -347,6 +358,10 @@ impl Lifecycle {
             self.fail(ExitCode::Failure);
             return self.begin_stop(Reason::Failure, now);
         }
+        self.pause(child, deaths, now);
+    }
+
+    fn pause(&mut self, child: Child, deaths: u32, now: Duration) {
         let pause = BACKOFF_FIRST
             .saturating_mul(1 << (deaths - 1).min(16))
             .min(BACKOFF_MAX)

@@ -67,6 +67,8 @@ struct Supervisor<'a> {
     main: Pid,
     stop_began: Option<Duration>,
     words: Words,
+    /// What workers have done that are to be replaced for it.
+    recycled: HashMap<Child, String>,
     terminal: bool,
 }
 
@@ -88,6 +90,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         main,
         stop_began: None,
         words: Words::default(),
+        recycled: HashMap::new(),
         terminal: std::fs::File::open("/dev/tty").is_ok(),
     };
     log::info!("starting: {}", launch.describe());
@@ -186,6 +189,10 @@ impl Supervisor<'_> {
                             log::warn!("{}: its process ends for that", words(message));
                             events.push(Event::Overdue(child));
                         }
+                        Report::Recycled { why } => {
+                            self.recycled.insert(child, why);
+                            events.push(Event::Recycled(child));
+                        }
                         Report::Failed { code, message } => {
                             let words = words(message);
                             self.words.failed(child, words);
@@ -231,10 +238,14 @@ impl Supervisor<'_> {
             return None;
         };
         self.handles.remove(&child);
-        self.launch.note_end(child, how);
         let clean = how == process::Ended::Exited(0);
+        // Asked before its successor settles what it had in hand.
+        let by_job = !clean && self.launch.is_put_down_to_a_job(child);
+        self.launch.note_end(child, how);
         if !clean {
-            let last_words = format!("{} (pid {pid}) has died: {how}", self.launch.name(child));
+            let hint = self.launch.hint_of(child, how);
+            let last_words =
+                format!("{} (pid {pid}) has died: {how}{hint}", self.launch.name(child));
             log::warn!("{last_words}");
             self.words.died(child, last_words);
         }
@@ -242,15 +253,22 @@ impl Supervisor<'_> {
         if matches!(child, Child::Worker(_)) && (!clean || self.stop_began.is_none()) {
             self.end_session(pid);
         }
-        Some(Event::Reaped(child, if clean { Ended::Clean } else { Ended::Crashed }))
+        let how = match (clean, by_job) {
+            (true, _) => Ended::Clean,
+            (false, true) => Ended::ByJob,
+            (false, false) => Ended::Crashed,
+        };
+        Some(Event::Reaped(child, how))
     }
 
     /// Kills what the jobs of a dead worker have left behind.
-    fn end_session(&self, session: Pid) {
+    fn end_session(&mut self, session: Pid) {
         for _ in 0..SWEEPS_MAX {
             let left = proc_fs::in_session(session.as_raw());
             let left: Vec<_> = left.into_iter().filter(|pid| *pid != session.as_raw()).collect();
             if left.is_empty() {
+                // The number may come to be somebody else's.
+                self.sessions.remove(&session.as_raw());
                 return;
             }
             for pid in left {

@@ -430,6 +430,7 @@ mod tests {
             restart: Default::default(),
             spool: Default::default(),
             log: Default::default(),
+            privileges: Default::default(),
             fresh: false,
         }
     }

@@ -348,6 +348,34 @@ impl<T: 'static> Workers<T> {
         self.change(|worker| worker.timeout = Some(limit))
     }
 
+    /// After how many jobs a process of the kind declared last ends in order, and another one takes
+    /// its place: for code that keeps a little more memory with each job. Never by default.
+    ///
+    /// It takes no new job, finishes those in hand, drops what it has set up, and ends; the next one
+    /// is started at once, and it counts as no death. Each does a tenth more or less than `jobs`, so
+    /// that not all end together. While one is replaced the other processes of the kind go on; with
+    /// one process, jobs wait for as long as its last jobs in hand take, and the next set-up.
+    ///
+    /// A producer can't be recycled.
+    pub fn recycle_after(self, jobs: u64) -> Workers<T> {
+        self.change(|worker| worker.recycle_after = Some(jobs))
+    }
+
+    /// Above how many bytes of private memory in use a process of the kind declared last is replaced,
+    /// as by [`Workers::recycle_after`]. It is looked at after jobs, ten times a second at most. Never
+    /// by default.
+    ///
+    /// It is not a limit: a job may take as much as it likes. For that, see
+    /// [`Limits::memory`](crate::config::Limits::memory).
+    pub fn recycle_above(self, bytes: u64) -> Workers<T> {
+        self.change(|worker| worker.recycle_above = Some(bytes))
+    }
+
+    /// What a process of the kind declared last, and each that it starts, may take of the machine.
+    pub fn limits(self, limits: crate::config::Limits) -> Workers<T> {
+        self.change(|worker| worker.limits = limits)
+    }
+
     pub(super) fn change(mut self, change: impl FnOnce(&mut Worker)) -> Workers<T> {
         if let Some((worker, _)) = self.kinds.last_mut() {
             change(worker);

@@ -250,6 +250,18 @@ pub(crate) fn descendants(pid: Pid) -> Vec<(Pid, Pid)> {
     found
 }
 
+/// Bytes of memory that this process has in use and shares with no file; `None` if `/proc` can't be
+/// read. What it has of the parent's memory by `fork` counts.
+pub(crate) fn private_memory() -> Option<u64> {
+    let mut line = [0; 256];
+    let length = File::open("/proc/self/statm").ok()?.read(&mut line).ok()?;
+    let line = std::str::from_utf8(&line[..length]).ok()?;
+    // Counted in pages: size, resident, of that shared, ...
+    let mut fields = line.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    Some(resident.saturating_sub(shared).saturating_mul(rustix::param::page_size() as u64))
+}
+
 /// The number of threads of this process; 1 if `/proc` can't be read.
 pub(crate) fn thread_count() -> usize {
     numbers("/proc/self/task").count().max(1)
@@ -375,6 +387,15 @@ mod tests {
         assert!(!stat.ended());
         assert_eq!(start_time(me), Some(stat.start_time));
         assert!(thread_count() >= 1);
+    }
+
+    #[test]
+    fn memory_that_is_used_counts_and_a_mapped_file_does_not() {
+        let before = private_memory().expect("/proc is mounted");
+        let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = private_memory().expect("/proc is mounted");
+        assert!(after >= before + (48 << 20), "{before} {after}");
+        drop(taken);
     }
 
     #[test]

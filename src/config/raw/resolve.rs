@@ -172,6 +172,7 @@ impl Resolver<'_> {
             self.default_spool(raw, &output.file, &mut files);
         }
         let log = self.log(&raw.log, &mut files);
+        let privileges = self.privileges(&raw.privileges);
         if let Some((path, _)) = self.source {
             let origin = Origin::missing::<()>("the configuration", &Field::Missing);
             files.insert(0, UsedFile::new(origin, path));
@@ -192,6 +193,7 @@ impl Resolver<'_> {
                     restart,
                     spool,
                     log,
+                    privileges,
                     fresh: self.overrides.fresh,
                 },
                 warnings: Mistakes::new(self.source, self.warnings),

@@ -73,6 +73,7 @@ table! {
         restart: RawRestart = table,
         spool: RawSpool = table,
         log: RawLog = table,
+        privileges: RawPrivileges = table,
     }
 }
 
@@ -100,6 +101,12 @@ table! {
         retry_delay: Duration = duration(values::duration),
         max_output: u64 = size(1 << 10..=1 << 30),
         env: BTreeMap<String, String> = reader::environment,
+        recycle_after: u64 = whole(1..=i64::MAX),
+        recycle_above: u64 = size(1 << 20..=u64::MAX),
+        memory_limit: u64 = size(1 << 20..=1 << 50),
+        descriptor_limit: u64 = whole(1..=1 << 30),
+        nice: i32 = whole(-20..=19),
+        oom_score_adj: i32 = whole(-1000..=1000),
     }
 }
 
@@ -170,6 +177,15 @@ table! {
     }
 }
 
+table! {
+    /// `[privileges]`
+    RawPrivileges {
+        user: String = text(any),
+        group: String = text(any),
+        no_new_privs: bool = boolean,
+    }
+}
+
 /// All keys with the tables that they belong to; the table of a file's own keys has no name.
 pub(super) fn keys() -> Vec<(&'static str, &'static str)> {
     let tables = [
@@ -182,6 +198,7 @@ pub(super) fn keys() -> Vec<(&'static str, &'static str)> {
         ("restart", RawRestart::KEYS),
         ("spool", RawSpool::KEYS),
         ("log", RawLog::KEYS),
+        ("privileges", RawPrivileges::KEYS),
     ];
     let is_table = |key: &str| tables.iter().any(|(table, _)| table.split('.').next() == Some(key));
     let own = RawConfig::KEYS.iter().filter(|key| !is_table(key)).map(|key| ("", *key));

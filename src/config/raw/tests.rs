@@ -1,7 +1,7 @@
 //! A file or a command line in, a configuration or its mistakes out.
 
 use super::*;
-use crate::config::{Directory, Format, Jobs, Run, SyncPolicy};
+use crate::config::{Directory, Format, Jobs, Limits, Privileges, Run, SyncPolicy};
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
@@ -238,7 +238,7 @@ fn mistakes_of_syntax_and_type_have_a_place_and_a_suggestion() {
         ("[name]", "3:1: name: a text is needed, and this is a table"),
         (
             "name = 5",
-            "3:1: workers.ping.name: \"name\" is no key here; allowed: command, function, coprocess, processes, threads, timeout, attempts, retry_delay, max_output, env; name belongs to the top",
+            "3:1: workers.ping.name: \"name\" is no key here; allowed: command, function, coprocess, processes, threads, timeout, attempts, retry_delay, max_output, env, recycle_after",
         ),
         (
             "[jobs]\nlines = 5",
@@ -417,5 +417,61 @@ fn jobs_come_from_a_list_or_from_a_directory() {
     ] {
         let mistakes = files(jobs).mistakes().join("\n");
         assert!(mistakes.contains(mistake), "{jobs}: {mistakes}");
+    }
+}
+
+#[test]
+fn limits_and_privileges_are_understood() {
+    let text = "recycle_after = 10000\nrecycle_above = \"300MiB\"\nmemory_limit = \"512MiB\"\n\
+                descriptor_limit = 1024\nnice = -5\noom_score_adj = -100\n\
+                [privileges]\nuser = \"root\"\ngroup = \"0\"\nno_new_privs = true\n";
+    let config = load_text(&format!("{WORKER}{text}"));
+    let worker = &config.workers[0];
+    assert_eq!((worker.recycle_after, worker.recycle_above), (Some(10_000), Some(300 << 20)));
+    let limits = Limits {
+        memory: Some(512 << 20),
+        descriptors: Some(1024),
+        nice: Some(-5),
+        oom_score_adj: Some(-100),
+    };
+    assert_eq!(worker.limits, limits);
+    let privileges =
+        Privileges { user: Some("root".into()), group: Some("0".into()), no_new_privs: true };
+    assert_eq!(config.privileges, privileges);
+}
+
+#[test]
+fn mistakes_in_limits_and_privileges_have_a_place_and_say_what_to_do() {
+    for (text, expected) in [
+        ("recycle_after = 0", "3:17: workers.ping.recycle_after: 0 is out of range; allowed: 1 or"),
+        ("recycle_above = \"1KiB\"", "3:17: workers.ping.recycle_above: \"1KiB\" is out of range"),
+        ("nice = 20", "3:8: workers.ping.nice: 20 is out of range; allowed: -20 to 19"),
+        ("oom_score_adj = 1001", "3:17: workers.ping.oom_score_adj: 1001 is out of range"),
+        (
+            "threads = 100\nmemory_limit = \"64MiB\"",
+            "4:16: workers.ping.memory_limit: 64.0 MiB is too little memory; allowed: at least \
+             432.0 MiB, which a process of 100 threads needs for itself",
+        ),
+        (
+            "threads = 1\ndescriptor_limit = 20",
+            "4:20: workers.ping.descriptor_limit: 20 are too few descriptors; allowed: at least 48, \
+             which a process of 1 thread needs",
+        ),
+        (
+            "[privileges]\nuser = \"no such\"",
+            "4:8: privileges.user: there is no user \"no such\" on this system; create it (useradd",
+        ),
+        (
+            "[privileges]\nuser = \"root\"\ngroup = \"nosuch\"",
+            "5:9: privileges.group: there is no group \"nosuch\" on this system; create it (groupadd",
+        ),
+        ("[privileges]\ngroup = \"root\"", "4:9: privileges.group: a group without a user"),
+        ("[privileges]\nuser = 65534", "4:8: privileges.user: a text is needed"),
+        ("[privileges]\nuser = \"3999999\"", "4:8: privileges.user: user 3999999 is not in the"),
+        ("[privileges]\nno_new_privileges = true", "4:1: privileges.no_new_privileges: "),
+    ] {
+        let mistake = only_mistake(&format!("{WORKER}{text}"));
+        let expected = format!("pings.toml:{expected}");
+        assert!(mistake.starts_with(&expected), "{mistake}\nis not\n{expected}");
     }
 }

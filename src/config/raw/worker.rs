@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Run, Worker};
+use super::super::{Limits, Run, Worker};
 use super::reader::{Field, Named, Origin};
 use super::resolve::Resolver;
 use super::tables::{RawConfig, RawWorker};
@@ -98,6 +98,16 @@ impl Resolver<'_> {
         worker.retry_delay = raw.retry_delay.get().copied().unwrap_or(worker.retry_delay);
         worker.max_output = raw.max_output.get().copied().unwrap_or(worker.max_output);
         worker.env = raw.env.get().cloned().unwrap_or_default();
+        worker.recycle_after = raw.recycle_after.get().copied();
+        worker.recycle_above = raw.recycle_above.get().copied();
+        worker.limits = Limits {
+            memory: raw.memory_limit.get().copied(),
+            descriptors: raw.descriptor_limit.get().copied(),
+            nice: raw.nice.get().copied(),
+            oom_score_adj: raw.oom_score_adj.get().copied(),
+        };
+        let overridden = self.overrides.threads.filter(|_| self.takes_jobs(raw));
+        self.check_limits(raw, overridden.unwrap_or(worker.threads));
         worker.run = run?;
         self.note_without_effect(&worker, raw);
         Some(worker)
@@ -142,6 +152,8 @@ impl Resolver<'_> {
             raw.retry_delay.origin(),
             raw.max_output.origin(),
             raw.env.origin(),
+            raw.recycle_after.origin(),
+            raw.recycle_above.origin(),
         ];
         for origin in keys.into_iter().flatten() {
             let what = "has no effect: this function produces without jobs";

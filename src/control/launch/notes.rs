@@ -5,6 +5,7 @@ use crate::control::lifecycle::{Reason, Why};
 use crate::control::role::Child;
 use crate::flow::about::About;
 use crate::flow::balance::Balance;
+use crate::flow::queue::blame::{self, InHand};
 use crate::flow::queue::history::{self, End, What};
 use crate::flow::queue::{in_hand, processes};
 use crate::sys::atomic::Ordering;
@@ -141,6 +142,25 @@ impl Launch {
                 Why::ThirdSignal => history::Why::ThirdSignal,
             }),
         );
+    }
+
+    /// Is the death of this child, which was reaped a moment ago, put down to a job that it had in
+    /// hand?
+    ///
+    /// The limit of deaths ends pipelines that can't work. A job that is run alone since a worker
+    /// has died of it fails after a few deaths, which bounds them. A death with other jobs in hand is
+    /// a job's doing if jobs have been done well since the last one; if none is done any more, it may
+    /// well be the worker that is broken, and no list is to be used up by that.
+    pub(crate) fn is_put_down_to_a_job(&self, child: Child) -> bool {
+        let Child::Worker(lane) = child else { return false };
+        match blame::in_hand(&self.spool, lane) {
+            InHand::SuspectAlone => true,
+            InHand::Jobs => {
+                let done = processes::jobs_done(&self.spool);
+                self.done_at_death.replace(done) != done
+            }
+            InHand::Nothing => false,
+        }
     }
 
     /// Notes how a child has ended, for its successor to say what its job did.

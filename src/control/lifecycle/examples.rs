@@ -373,6 +373,51 @@ fn a_worker_that_ends_for_a_timed_out_job_during_a_stop_stays_ended() {
 }
 
 #[test]
+fn a_worker_that_has_done_enough_is_replaced_at_once_however_often() {
+    let mut story = Story::begin(false);
+    for _ in 0..100 {
+        assert_eq!(story.then(Event::Recycled(FIRST)), []);
+        assert_eq!(story.then(ended(FIRST)), [Action::Start(FIRST)]);
+        story.then(Event::Ready(FIRST));
+    }
+    assert_eq!((story.machine.failure(), story.machine.next_alarm()), (None, None));
+}
+
+#[test]
+fn a_worker_that_dies_on_its_way_out_has_died() {
+    let mut story = Story::begin(false);
+    story.then(Event::Recycled(FIRST));
+    assert_eq!(story.then(died(FIRST)), [], "counted, and paused after");
+    assert_eq!(story.until_something(), [Action::Start(FIRST)]);
+}
+
+#[test]
+fn a_worker_that_has_done_enough_during_a_stop_stays_ended() {
+    let mut story = Story::begin(false);
+    story.then(Event::Recycled(FIRST));
+    story.then(SIGNAL);
+    assert_eq!(story.then(ended(FIRST)), []);
+    story.then(ended(SECOND));
+    assert_eq!(story.then(ended(BUFFER)), [Action::Finish]);
+}
+
+#[test]
+fn deaths_that_are_put_down_to_jobs_end_nothing_and_hide_no_others() {
+    let mut story = Story::begin(false);
+    for _ in 0..100 {
+        assert_eq!(story.then(Event::Reaped(FIRST, Ended::ByJob)), []);
+        assert_eq!(story.until_something(), [Action::Start(FIRST)]);
+        story.then(Event::Ready(FIRST));
+    }
+    for _ in 0..5 {
+        assert_eq!(story.then(died(SECOND)), []);
+        assert_eq!(story.until_something(), [Action::Start(SECOND)]);
+    }
+    story.then(died(SECOND));
+    assert_eq!(story.machine.failure(), Some(ExitCode::Failure));
+}
+
+#[test]
 fn after_too_many_deaths_of_the_buffer_one_more_is_started_to_flush() {
     let mut story = Story::begin(false);
     for _ in 0..5 {

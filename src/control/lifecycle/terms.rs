@@ -36,6 +36,9 @@ pub(crate) enum Event {
     Failed(Child, ExitCode),
     /// The worker is about to exit because a job in it has timed out, which only its end can end.
     Overdue(Child),
+    /// The worker is about to exit since it has done as many jobs as it is to do, or has grown too
+    /// large: another one is to take its place.
+    Recycled(Child),
     /// The child could not be started.
     NotStarted(Child),
     /// There is nothing that a last source would have to do; none was started.
@@ -53,6 +56,9 @@ pub(crate) enum Ended {
     Clean,
     /// With another exit code, or by a signal.
     Crashed,
+    /// As `Crashed`, and it is put down to a job that it had in hand, which others than this one's
+    /// deaths bound: it is run alone from now on, or was, and fails in the end.
+    ByJob,
 }
 
 /// Something is to be done.
@@ -101,6 +107,8 @@ pub(crate) enum Notice {
     Restarting(Child, Duration),
     /// A worker has ended because a job in it had timed out; another one is started at once.
     Replacing(Child),
+    /// A worker has ended because it has done enough; another one is started at once.
+    Recycling(Child),
     /// It does not get ready.
     StartTooSlow(Child),
     /// Too many deaths.

@@ -18,6 +18,7 @@ impl Lifecycle {
             Status::Running
             | Status::Finishing
             | Status::Overdue
+            | Status::Recycled
             | Status::Killed
             | Status::TooSlow
             | Status::Gone => None,

@@ -17,6 +17,8 @@ pub(super) enum Promise {
     SignalsAreCounted,
     NoRestartDuringStop,
     OverdueIsNoDeath,
+    RecycledIsNoDeath,
+    DeathsByJobsAreNotCounted,
     OnlyWhatExists,
     NeverStuckNeverTicking,
     FactsForTheExitCode,
@@ -38,6 +40,8 @@ pub(super) enum Process {
     Failed,
     /// Has said that it ends itself for a job that has timed out.
     Overdue,
+    /// Has said that it has done enough.
+    Recycled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,6 +125,8 @@ struct Context {
     dead: Option<(Child, Seen, bool)>,
     /// Who has ended in this step as it had said, for a job that has timed out.
     overdue: Option<Child>,
+    /// Who has ended in this step, in order, since it has done enough.
+    recycled: Option<Child>,
     given_up: bool,
     killed: bool,
     /// The last source was asked for before this step.
@@ -183,6 +189,7 @@ impl Witness {
             counted: false,
             dead: None,
             overdue: None,
+            recycled: None,
             given_up: false,
             killed: false,
             acknowledging: self.is_acknowledging(),
@@ -204,7 +211,8 @@ impl Witness {
             self.judge_order(step, &mut context);
             self.judge_time(step, &mut context);
             self.judge_facts(step, &mut context);
-            self.judge_overdue(step, &mut context);
+            self.judge_replaced(step, &mut context);
+            self.judge_by_job(step, &mut context);
             self.judge_last_source(step, &mut context);
         }
         context.broken
@@ -230,6 +238,7 @@ impl Witness {
             Event::Finished(child) => self.seen(child).process = Process::Finished,
             Event::Failed(child, _) => self.seen(child).process = Process::Failed,
             Event::Overdue(child) => self.seen(child).process = Process::Overdue,
+            Event::Recycled(child) => self.seen(child).process = Process::Recycled,
             Event::NotStarted(child) => {
                 let seen = std::mem::replace(self.seen(child), Seen::NOTHING);
                 context.dead = Some((child, seen, false));
@@ -239,13 +248,17 @@ impl Witness {
                 let finished = seen.process == Process::Finished && !seen.slow;
                 let in_order = how == Ended::Clean && (seen.told || finished);
                 let overdue = seen.process == Process::Overdue && !seen.killed;
+                let recycled =
+                    seen.process == Process::Recycled && !seen.killed && how == Ended::Clean;
                 context.overdue = overdue.then_some(child);
-                context.dead = Some((child, seen, in_order || overdue));
+                context.recycled = recycled.then_some(child);
+                context.dead = Some((child, seen, in_order || overdue || recycled));
             }
             Event::NothingToAcknowledge => self.source = Seen::NOTHING,
             Event::Time => {}
         }
-        if let (Some((_, _, false)), None) = (context.dead, self.stop) {
+        let by_job = matches!(step.event, Event::Reaped(_, Ended::ByJob));
+        if let (Some((_, _, false)), None, false) = (context.dead, self.stop, by_job) {
             let window = self.limits.restart_within;
             self.deaths.retain(|death| *death + window >= step.now);
             self.deaths.push_back(step.now);

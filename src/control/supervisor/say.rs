@@ -50,6 +50,7 @@ impl Supervisor<'_> {
             Notice::Replacing(child) => {
                 log::info!("starting {} again: a job has timed out", self.launch.name(child));
             }
+            Notice::Recycling(child) => self.say_recycling(child),
             Notice::StartTooSlow(child) => {
                 log::error!("{} does not get ready; killing it", self.launch.name(child));
             }
@@ -89,6 +90,11 @@ impl Supervisor<'_> {
              [restart] max",
             self.launch.name(child)
         );
+    }
+
+    fn say_recycling(&mut self, child: Child) {
+        let why = self.recycled.remove(&child).unwrap_or_default();
+        log::info!("{} {why}: starting it again", self.launch.name(child));
     }
 
     /// Names a few of the children.

@@ -22,6 +22,7 @@ fn about(argv: &[&str], kinds: usize) -> About {
         restart: Default::default(),
         spool: Default::default(),
         log: Default::default(),
+        privileges: Default::default(),
         fresh: false,
     };
     About::of(&config, 7, Some("hosts.txt".into()), vec![true; kinds])

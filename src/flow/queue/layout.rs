@@ -291,7 +291,9 @@ pub(crate) struct Process {
     pub last_end: AtomicU64,
     /// The [`Process::incarnation`] when this run began.
     pub before_run: AtomicU64,
-    reserved: [AtomicU64; 9],
+    /// Jobs that the workers of this slot have done well, in the life of the spool.
+    pub jobs_done: AtomicU64,
+    reserved: [AtomicU64; 8],
 }
 
 /// Futex words that are nobody's own.

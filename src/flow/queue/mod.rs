@@ -9,6 +9,7 @@
 //! what happened to whom, [`in_hand`] what workers are at.
 
 pub(crate) mod bell;
+pub(crate) mod blame;
 pub(crate) mod commit;
 pub(crate) mod ends;
 pub(crate) mod frame;

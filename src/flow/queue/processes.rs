@@ -70,6 +70,17 @@ pub(crate) fn note_settled(spool: &Spool, index: usize) {
     spool.process(index).condemned.store(0, Ordering::Release);
 }
 
+/// Notes that the calling worker has done a job well.
+pub(crate) fn note_job_done(spool: &Spool, index: usize) {
+    spool.process(index).jobs_done.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many jobs workers have done well in the life of the spool.
+pub(crate) fn jobs_done(spool: &Spool) -> u64 {
+    let done = |index| spool.process(index).jobs_done.load(Ordering::Relaxed);
+    (worker(0)..spool.processes()).map(done).fold(0, u64::wrapping_add)
+}
+
 /// Says what the process of this slot is doing.
 pub(crate) fn set_state(spool: &Spool, index: usize, state: ProcessState) {
     spool.process(index).state.store(state as u64, Ordering::Release);

@@ -5,6 +5,9 @@ pub(crate) mod command;
 pub(crate) mod coprocess;
 pub(crate) mod function;
 mod process_work;
+mod reasons;
+pub(crate) mod recycle;
+mod threads;
 mod watchdog;
 
 use super::emitter::Publish;
@@ -12,7 +15,7 @@ use super::format::Recording;
 use super::job::{Failure, Job, JobError};
 use super::queue::commit::Commit;
 use super::queue::frame::Kind;
-use super::queue::jobs::{Claim, Claimed, Claimer, DEATHS_MAX, Jobs, PutBack, Reason};
+use super::queue::jobs::{Claim, Claimed, Claimer, Jobs, PutBack, Reason};
 use super::queue::lane::{Finish, LaneWriter, Staged, TooLarge};
 use super::queue::processes;
 use super::queue::reader::survey;
@@ -20,12 +23,15 @@ use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use crate::error::Error;
 use crate::stop::Stop;
+use crate::sys::clock;
 use crate::sys::futex::Set;
-use crate::sys::{clock, fork, process};
 use caught::{set_up, tear_down};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use reasons::explain;
+pub(crate) use reasons::hint_of_memory;
+use recycle::{Enough, Recycling};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use threads::on_threads;
 use watchdog::{Watch, Watchdog};
 
 /// A command that somebody else has ended is put back so often without counting as a failure.
@@ -135,6 +141,19 @@ pub(crate) struct Settings {
     pub recording: Recording,
     /// Results say in which round they came to be.
     pub rounds: bool,
+    /// Bytes of memory that the process may have.
+    pub memory_limit: Option<u64>,
+    /// When the process ends for another one to take its place.
+    pub enough: Enough,
+}
+
+/// How the work of a process that takes jobs has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// It has done enough, which is this; another one is to go on.
+    Recycled(String),
 }
 
 /// The set of sleepers that a stop of the worker with this lane wakes: others may be in it, and
@@ -162,7 +181,8 @@ fn take_over<'a>(
         .map_err(Error::system("can't map the lane"))
 }
 
-/// Runs a worker that takes jobs, until it is told to stop; jobs in hand are finished.
+/// Runs a worker that takes jobs, until it is told to stop or has done enough; jobs in hand are
+/// finished.
 ///
 /// # Errors
 /// If the lane can't be mapped, a thread can't be started, the set-up fails, or a job asks for the
@@ -173,22 +193,24 @@ pub(crate) fn run_jobs(
     settings: &Settings,
     stop: &Stop,
     herald: &dyn Herald,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     let lane = take_over(spool, settings, |orphan| herald.end_orphan(orphan))?;
     let record_max = lane.lock().unwrap_or_else(PoisonError::into_inner).record_max();
     if stop.requested() {
         // What is about to stop is not set up.
-        return Ok(());
+        return Ok(Ended::Stopped);
     }
     let process = set_up(|| work.start())?;
     herald.ready();
     let claimer = Claimer { lane: settings.lane, incarnation: settings.incarnation as u16 };
     let gate = RwLock::new(());
+    let recycling = Recycling::of(settings);
     let watchdog = settings.timeout.map(|it| Watchdog::new(Jobs(spool), settings, it));
     let thread = || {
         let mut thread = JobThread {
             watch: watchdog.as_ref().map(Watchdog::watch),
             gate: &gate,
+            recycling: &recycling,
             jobs: Jobs(spool),
             claimer,
             process: &*process,
@@ -203,7 +225,11 @@ pub(crate) fn run_jobs(
         on_threads(settings.threads, stop, herald, thread)
     });
     tear_down(process);
-    result
+    result?;
+    Ok(match recycling.into_reason() {
+        Some(reason) if !stop.requested() => Ended::Recycled(reason),
+        _ => Ended::Stopped,
+    })
 }
 
 /// Runs it, with the watchdog in a thread beside it if there is one.
@@ -241,64 +267,12 @@ pub(crate) fn run_producer(
     on_threads(settings.threads, stop, herald, || produce.produce(stop, &lane))
 }
 
-/// Runs the same on each of so many threads, the calling one among them. After an error the others
-/// are asked to stop. One that another process would not get around counts more than others.
-fn on_threads(
-    threads: u16,
-    stop: &Stop,
-    herald: &dyn Herald,
-    main: impl Fn() -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    let guarded = || {
-        // Functions and commands catch their own panics. This is a bug of ours, with a job in
-        // hand that nobody would finish: better to die at once, and be settled.
-        let result = catch_unwind(AssertUnwindSafe(&main))
-            .unwrap_or_else(|_| process::exit_now(fork::EXIT_PANIC));
-        if let Err(error) = &result {
-            if error.is_for_good() {
-                herald.failed(error);
-            }
-            stop.request();
-        }
-        result
-    };
-    std::thread::scope(|scope| {
-        let mut handles = Vec::new();
-        let mut result = Ok(());
-        for number in 1..threads {
-            let builder = std::thread::Builder::new().name(format!("thread {number}"));
-            match builder.spawn_scoped(scope, guarded) {
-                Ok(handle) => handles.push(handle),
-                Err(error) => {
-                    stop.request();
-                    result = Err(Error::system("can't start a thread")(error));
-                    break;
-                }
-            }
-        }
-        if result.is_ok() {
-            result = guarded();
-        }
-        for handle in handles {
-            let ended = handle
-                .join()
-                .unwrap_or_else(|_| Err(Error::Failure("a thread has panicked".into())));
-            result = match (result, ended) {
-                (Err(first), Err(error)) if error.is_for_good() && !first.is_for_good() => {
-                    Err(error)
-                }
-                (result, ended) => result.and(ended),
-            };
-        }
-        result
-    })
-}
-
 struct JobThread<'a> {
     /// If attempts can time out.
     watch: Option<Watch<'a>>,
     /// Held for reading by each thread that runs a job, for writing by one that runs a suspect.
     gate: &'a RwLock<()>,
+    recycling: &'a Recycling,
     jobs: Jobs<'a>,
     claimer: Claimer,
     process: &'a dyn ProcessWork,
@@ -311,7 +285,7 @@ struct JobThread<'a> {
 impl JobThread<'_> {
     fn run(&mut self, stop: &Stop) -> Result<(), Error> {
         let process = self.process;
-        while !stop.requested() {
+        while !self.takes_no_more(stop) {
             let mut work = set_up(|| process.thread())?;
             let result = self.take_jobs(&mut *work, stop);
             tear_down(work);
@@ -320,12 +294,17 @@ impl JobThread<'_> {
         Ok(())
     }
 
+    /// Is no job to be taken any more?
+    fn takes_no_more(&self, stop: &Stop) -> bool {
+        stop.requested() || self.recycling.is_due()
+    }
+
     /// Takes jobs and does them, until a stop is asked for or `work` is broken.
     fn take_jobs(&mut self, work: &mut dyn ThreadWork, stop: &Stop) -> Result<(), Error> {
         let mut job = Claimed::default();
         // We alone may know of a job that waits for its next attempt.
         let mut knows_timer = false;
-        while !stop.requested() && !work.is_broken() {
+        while !self.takes_no_more(stop) && !work.is_broken() {
             if self.jobs.0.is_stopping() {
                 // Not told yet, but about to be: many workers are told one after the other.
                 stop.wait(Duration::MAX);
@@ -360,7 +339,7 @@ impl JobThread<'_> {
         let idle = self.jobs.idle();
         // Whatever becomes ready after this changes the word, and the sleep is none.
         let seen = self.jobs.bell();
-        if stop.requested() || self.jobs.0.is_stopping() {
+        if self.takes_no_more(stop) || self.jobs.0.is_stopping() {
             return Ok(false);
         }
         match self.jobs.claim(self.claimer, job) {
@@ -379,8 +358,22 @@ impl JobThread<'_> {
         }
     }
 
-    /// Does a job in hand, to its end or back into the table.
+    /// Does a job in hand, to its end or back into the table; and counts it.
     fn finish(
+        &mut self,
+        job: &Claimed,
+        work: &mut dyn ThreadWork,
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        self.finish_one(job, work, stop)?;
+        if self.recycling.job_ended() {
+            // Others that sleep would wait for a job that they are not to take.
+            self.jobs.wake_set(sleepers(self.claimer.lane));
+        }
+        Ok(())
+    }
+
+    fn finish_one(
         &mut self,
         job: &Claimed,
         work: &mut dyn ThreadWork,
@@ -390,7 +383,7 @@ impl JobThread<'_> {
         let view =
             Job { text: &job.text, seq: job.seq, round: job.round, attempt: job.attempts + 1 };
         if let Some(reason) = job.reason {
-            let text = self.explain(reason);
+            let text = explain(reason, self.settings, &self.jobs.0.layout.geometry);
             let cut = matches!(reason, Reason::TooLong | Reason::Damaged);
             self.stage_failure(&view, &text, cut);
             self.publish(job, &view, Kind::JobFailed);
@@ -482,7 +475,12 @@ impl JobThread<'_> {
             self.jobs.note_failed(job);
         }
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
-        lane.publish(&self.staged, Some(finish))
+        lane.publish(&self.staged, Some(finish))?;
+        drop(lane);
+        if kind == Kind::JobDone {
+            processes::note_job_done(self.jobs.0, processes::worker(self.settings.lane.into()));
+        }
+        Ok(())
     }
 
     fn stage_failure(&mut self, job: &Job<'_>, why: &str, cut: bool) {
@@ -491,31 +489,6 @@ impl JobThread<'_> {
         let failure = if cut { failure.of_cut_job() } else { failure };
         failure.stage(&self.settings.recording, &mut self.staged);
     }
-
-    fn explain(&self, reason: Reason) -> String {
-        match reason {
-            Reason::TooLong => format!(
-                "the job is longer than {} bytes: raise [spool] job_bytes",
-                self.jobs.0.layout.geometry.job_bytes
-            ),
-            Reason::Damaged => "the spool was damaged: this is what is left of the job".into(),
-            Reason::TimedOut { after_us } => {
-                format!("timed out after {:?}", Duration::from_micros(after_us))
-            }
-            Reason::Deaths { last_end } => format!(
-                "its worker died {DEATHS_MAX} times while it ran nothing but this job{}",
-                match last_end {
-                    0 => String::new(),
-                    1..512 => format!(", the last time with exit code {}", last_end - 1),
-                    signal => format!(", the last time by {}", name_of_signal(signal - 512)),
-                }
-            ),
-        }
-    }
-}
-
-fn name_of_signal(number: u64) -> String {
-    process::Ended::Signaled(i32::try_from(number).unwrap_or(0)).to_string()
 }
 
 #[cfg(test)]

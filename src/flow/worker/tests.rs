@@ -130,6 +130,24 @@ fn a_worker_whose_set_up_fails_is_never_ready() {
 }
 
 #[test]
+fn a_worker_that_has_done_enough_takes_no_more_jobs_is_torn_down_and_says_so() {
+    let (_directory, spool) = watchdog::tests::spool();
+    let (notes, stop) = (Notes::default(), Stop::new(|| {}));
+    let work = Noted { notes: &notes, stop: &stop, fails: false, left: AtomicUsize::new(100) };
+    let enough = Enough { jobs: Some(1), memory: None };
+    let settings =
+        Settings { threads: 3, enough, ..watchdog::tests::settings(1, 1, Duration::ZERO) };
+    let ended = run_jobs(&spool, &work, &settings, &stop, &notes).expect("no error");
+    let Ended::Recycled(reason) = ended else { panic!("{ended:?}") };
+    assert!(reason.starts_with("has done ") && reason.contains(" job"), "{reason}");
+    let notes = notes.into_inner().expect("no panic");
+    let count = |what| notes.iter().filter(|note| **note == what).count();
+    assert!((1..=3).contains(&count("job")), "each thread at most one: {notes:?}");
+    assert_eq!(count("thread set up"), count("thread torn down"), "{notes:?}");
+    assert_eq!(notes.last(), Some(&"process torn down"));
+}
+
+#[test]
 fn a_worker_that_is_told_to_stop_before_its_set_up_sets_up_nothing() {
     assert_eq!(run(false, true), (vec![], None));
 }

@@ -114,14 +114,34 @@ impl Witness {
     }
 
     /// Is another one started at once, and nobody given up for it?
-    pub(super) fn judge_overdue(&self, step: &Step, context: &mut Context) {
-        let Some(child) = context.overdue else { return };
-        let promise = Promise::OverdueIsNoDeath;
-        let started = step.actions.contains(&Action::Start(child));
-        let message = "a worker that was overdue is not started again at once";
-        context.demand(started || self.stop.is_some(), promise, message);
-        let message = "a worker that was overdue was given up";
-        context.demand(!context.given_up, promise, message);
+    pub(super) fn judge_replaced(&self, step: &Step, context: &mut Context) {
+        for (child, promise) in [
+            (context.overdue, Promise::OverdueIsNoDeath),
+            (context.recycled, Promise::RecycledIsNoDeath),
+        ] {
+            let Some(child) = child else { continue };
+            let started = step.actions.contains(&Action::Start(child));
+            let message = "a worker that was to be replaced is not started again at once";
+            context.demand(started || self.stop.is_some(), promise, message);
+            let message = "a worker that was to be replaced was given up";
+            context.demand(!context.given_up, promise, message);
+        }
+    }
+
+    /// Is it started again, but not at once, and nobody given up for it?
+    pub(super) fn judge_by_job(&self, step: &Step, context: &mut Context) {
+        let Event::Reaped(child, Ended::ByJob) = step.event else { return };
+        let promise = Promise::DeathsByJobsAreNotCounted;
+        context.demand(!context.given_up, promise, "given up for a death that is a job's");
+        let at_once = step.actions.contains(&Action::Start(child));
+        let message = "started again at once after a death: it may become a spin";
+        let replaced = context.overdue.is_some() || self.stop.is_some();
+        context.demand(replaced || !at_once, promise, message);
+        let again = step.after.children().any(|(who, status)| {
+            who == child && matches!(status, Status::Pausing { .. } | Status::Starting { .. })
+        });
+        let message = "a worker that a job has ended is not started again";
+        context.demand(again || self.stop.is_some(), promise, message);
     }
 
     /// Does nothing come of the last source, but that it is killed in its time?

@@ -44,6 +44,8 @@ pub(in super::super) fn settings(threads: u16, attempts: u64, retry_delay: Durat
         blamed: None,
         recording: Recording { format: Format::JsonLines, failures: Failures::Output },
         rounds: false,
+        memory_limit: None,
+        enough: Default::default(),
     }
 }
 
