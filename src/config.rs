@@ -201,6 +201,32 @@ pub struct Output {
     pub sync: SyncPolicy,
     /// How a record looks there.
     pub format: Format,
+    /// When the file is set aside and a new one begun.
+    pub rotation: Rotation,
+}
+
+/// When an output file is set aside and a new one begun, and what becomes of those set aside.
+///
+/// A file `pings.jsonl` becomes `pings.2026-11-21T161500.123456Z.jsonl`, by the time (UTC) of its
+/// rotation, so that names sort by time. A rotation falls between two records, and each new file
+/// begins with the header of its format. Dead letters are not rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rotation {
+    /// Before the file becomes longer than this many bytes, 1 or more. It can be longer by the
+    /// records of one job.
+    pub bytes: Option<u64>,
+    /// When a new period of this length has begun, 1 second or more. Periods are counted from
+    /// 1970-01-01T00:00:00Z: `1day` ends at midnight, UTC. A file without records stays.
+    pub every: Option<Duration>,
+    /// So many are kept, 1 or more, and older ones removed; `None`: all.
+    pub keep: Option<u32>,
+}
+
+impl Rotation {
+    /// Is a file ever set aside?
+    pub(crate) fn is_on(&self) -> bool {
+        self.bytes.is_some() || self.every.is_some()
+    }
 }
 
 /// How a record looks in the output.
@@ -415,6 +441,7 @@ impl Output {
             file: file.into(),
             sync: SyncPolicy::Every(Duration::from_secs(1)),
             format: Format::JsonLines,
+            rotation: Rotation::default(),
         }
     }
 }

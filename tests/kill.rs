@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use support::kills::{Natural, Outcome, Story, Tally, lines, wanted};
-use support::place::{OUTPUT, SPOOL};
+use support::place::{OUTPUT, SPOOL, is_rotated};
 use support::{Balance, Place, Process, Seed, Signal, example};
 
 /// Sizes of a lane: the smallest holds some twenty records.
@@ -20,6 +20,8 @@ const LANES: [u64; 4] = [8 << 10, 16 << 10, 64 << 10, 1 << 20];
 struct Settings {
     text: String,
     lane: u64,
+    /// The output is set aside again and again.
+    rotates: bool,
     /// Nothing but a full lane is a reason to flush.
     only_full_lanes: bool,
     /// Lines of the list, or records of each producer.
@@ -41,12 +43,14 @@ impl Settings {
         let sync = ["never", "5000", "always"][pick(&[0, 1, 2]) as usize];
         let (threads, slots, pause) =
             (pick(&[1, 2, 4]), pick(&[4, 64, 1024]), pick(&[0, 300, 1000]));
+        // Hundreds of files in a story, or some, or one.
+        let rotate = pick(&[0, 0, 2000, 10_000, 50_000]);
         let count = if pause == 0 { 6000 } else { 2500 };
         let text = format!(
             "tag={tag} records={records} bytes={bytes} after={after} sync={sync} \
-             threads={threads} slots={slots} pause={pause} count={count}"
+             threads={threads} slots={slots} pause={pause} count={count} rotate={rotate}"
         );
-        Settings { text, lane, only_full_lanes, count }
+        Settings { text, lane, rotates: rotate > 0, only_full_lanes, count }
     }
 
     /// The settings of one start: with other lanes now and then, for which the spool is built anew.
@@ -124,6 +128,7 @@ fn judge(natural: &Natural, endless: bool) -> bool {
 #[track_caller]
 fn assert_no_stray_file(place: &Place) {
     let mut files = place.files();
+    files.retain(|name| !is_rotated(name));
     files.retain(|name| ![OUTPUT, SPOOL, "jobs.txt", "published"].contains(&name.as_str()));
     assert!(files.is_empty(), "files left behind: {files:?}");
 }
@@ -202,9 +207,10 @@ fn whoever_is_killed_whenever_each_job_has_its_results_once_and_in_order() {
         let jobs = place.jobs(settings.count as usize);
         to_the_end(&mut story, &place, "killed-jobs", &settings);
         let begun = story.done_and_killed;
-        let text = place.read(OUTPUT);
+        let text = place.everything();
         assert_each_job_once(&text, &jobs, begun, tally);
         note_back_pressure(&settings, &text, tally);
+        note_rotations(&settings, &place, tally);
     });
 }
 
@@ -215,6 +221,13 @@ fn note_back_pressure(settings: &Settings, text: &str, tally: &mut Tally) {
     }
 }
 
+#[track_caller]
+fn note_rotations(settings: &Settings, place: &Place, tally: &mut Tally) {
+    let rotated = place.rotated();
+    assert_eq!(settings.rotates, !rotated.is_empty(), "{} files", rotated.len());
+    rotated.iter().for_each(|_| tally.note("rotations"));
+}
+
 #[test]
 fn whoever_is_killed_whenever_what_a_producer_has_published_is_written_once_and_in_order() {
     tell("producers", |tally, seed| {
@@ -223,7 +236,7 @@ fn whoever_is_killed_whenever_what_a_producer_has_published_is_written_once_and_
         let mut story = Story::new(&place, "p", seed, tally);
         let settings = Settings::of(&mut story.seed, "p");
         to_the_end(&mut story, &place, "killed-producers", &settings);
-        let text = place.read(OUTPUT);
+        let text = place.everything();
         let mut last = BTreeMap::new();
         for line in whole_lines(&text) {
             assert_next(&mut last, line);
@@ -235,6 +248,7 @@ fn whoever_is_killed_whenever_what_a_producer_has_published_is_written_once_and_
         let whole = last.values().filter(|(nth, _)| *nth == settings.count).count();
         assert!(whole >= 2, "both producers have come to their end: {last:?}");
         note_back_pressure(&settings, &text, tally);
+        note_rotations(&settings, &place, tally);
     });
 }
 

@@ -14,25 +14,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
-use support::place::{OUTPUT, SPOOL};
+use support::place::{OUTPUT, SPOOL, is_rotated};
 use support::{
     Balance, Ended, Launch, Line, Place, Process, Running, Seed, Signal, example, log, needs,
     poll_until, wait_until,
 };
 
 /// Calls between which the spool or the output changes, or that others wait for.
-const TELLING: [&str; 17] = [
+const TELLING: [&str; 20] = [
     "clone",
     "clone3",
     "exit_group",
     "fallocate",
+    "fchmod",
     "fdatasync",
     "fsync",
     "ftruncate",
     "futex",
     "kill",
     "mmap",
+    "openat",
     "pwrite64",
+    "rename",
     "renameat2",
     "sendmsg",
     "splice",
@@ -64,6 +67,8 @@ enum List {
     File,
     /// Through a pipe, in pieces that are no lines.
     Pipe,
+    /// A file; and the output is set aside again and again.
+    Rotated,
 }
 
 /// How often each call is made, by the one thread of a role that makes it most often.
@@ -77,8 +82,10 @@ fn place() -> Place {
 
 /// The pipeline, not started yet.
 fn durable(place: &Place, list: List) -> Launch<'_> {
-    if list == List::File {
-        return place.command(&["durable"]);
+    match list {
+        List::File => return place.command(&["durable"]),
+        List::Rotated => return place.command(&["durable", "rotated"]),
+        List::Pipe => {}
     }
     let (stdin, mut writer) = std::io::pipe().expect("a pipe");
     let watched = stdin.try_clone().expect("a descriptor");
@@ -103,11 +110,15 @@ fn durable(place: &Place, list: List) -> Launch<'_> {
 
 /// A place in which everything was killed with a batch in the output that is not committed.
 fn crashed_place() -> Place {
+    crashed_place_with(List::File)
+}
+
+fn crashed_place_with(list: List) -> Place {
     let place = place();
     let file = place.private("crash");
     let inject = "inject=fdatasync:signal=KILL:when=3";
     let strace = strace(&file, "fdatasync", inject);
-    let run = place.command(&["durable"]).under(&strace.each_ref().map(String::as_str)).start();
+    let run = durable(&place, list).under(&strace.each_ref().map(String::as_str)).start();
     run.until("the buffer killed before it commits", |_| {
         trace(&file).contains("killed by SIGKILL").then_some(())
     });
@@ -120,7 +131,7 @@ fn crashed_place() -> Place {
     let ended = run.wait();
     if ended.code == Some(0) {
         // All was written in one batch, and no buffer has made a third call. The next try will do.
-        return crashed_place();
+        return crashed_place_with(list);
     }
     // Or it has given up by itself, since each buffer was killed: that leaves the same.
     assert!(ended.signal == Some(9) || ended.code == Some(1), "{}", ended.describe());
@@ -222,7 +233,7 @@ fn kill_main(place: &Place, point: &Point) -> Ended {
     let strace = strace(&file, &point.name, &inject);
     let only_main: Vec<&str> =
         strace.iter().map(String::as_str).filter(|argument| *argument != "-f").collect();
-    place.command(&["durable"]).under(&only_main).finish()
+    durable(place, point.list).under(&only_main).finish()
 }
 
 /// One child of the role is killed before its call. Says whether one has come to it.
@@ -305,7 +316,9 @@ fn none_left(place: &Place) {
 #[track_caller]
 fn times(place: &Place) -> Vec<usize> {
     let mut times = vec![0; JOBS];
-    for line in &place.results().lines {
+    for line in place.everything().split_inclusive('\n') {
+        assert!(line.ends_with('\n'), "half of a line: {line}");
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
         let number =
             line["number"].as_u64().unwrap_or_else(|| panic!("no result: {line}")) as usize;
         assert_eq!(line["text"].as_str(), Some(format!("job-{number}").as_str()), "{line}");
@@ -317,6 +330,7 @@ fn times(place: &Place) -> Vec<usize> {
 #[track_caller]
 fn assert_no_stray_file(place: &Place) {
     let mut files = place.files();
+    files.retain(|name| !is_rotated(name));
     files.retain(|name| ![OUTPUT, SPOOL, "jobs.txt"].contains(&name.as_str()));
     assert!(files.is_empty(), "files left behind: {files:?}");
 }
@@ -374,7 +388,7 @@ fn judge_death_of_main(place: &Place, point: &Point) -> bool {
     if point.number.is_multiple_of(2) {
         none_left(place);
     }
-    let second = place.command(&["durable"]).finish();
+    let second = durable(place, point.list).finish();
     let told = || format!("{}\n{}", first.describe(), second.describe());
     assert_eq!((second.code, second.signal), (Some(0), None), "{}", told());
     second.assert_nothing_left();
@@ -402,6 +416,9 @@ fn judge_death_of_child(place: &Place, point: &Point) -> bool {
     assert_eq!((balance.kept, balance.failed, balance.left), (0, 0, 0), "{}", ended.describe());
     assert_eq!(times(place), [1; JOBS], "{}", ended.describe());
     assert_no_stray_file(place);
+    // That would be somebody else's doing.
+    assert!(!ended.stderr.contains("not the file it was"), "{}", ended.describe());
+    assert!(!ended.stderr.contains("; appending to a new one"), "{}", ended.describe());
     killed
 }
 
@@ -459,4 +476,80 @@ fn a_child_killed_at_any_system_call_of_the_restart_that_recovers_is_replaced() 
         let points = points(&calls(&crashed_place(), List::File), List::File, &mut seed, is_child);
         Sweep::run(&points, &seed, |point| judge_death_of_child(&crashed_place(), point));
     }
+}
+
+#[test]
+fn a_buffer_killed_at_any_system_call_of_a_rotation_is_replaced_and_each_record_is_there_once() {
+    if needs("a_buffer_killed_at_any_system_call_of_a_rotation", &["strace"]) {
+        let mut seed = Seed::new();
+        let list = List::Rotated;
+        let mut points = points(&calls(&place(), list), list, &mut seed, |role| role == "buffer");
+        points.retain(|point| TELLING.contains(&&*point.name));
+        let renames = points.iter().filter(|point| point.name == "renameat2").count();
+        assert!(renames >= 3, "hardly anything was rotated: {points:?}");
+        Sweep::run(&points, &seed, |point| {
+            let place = place();
+            let killed = judge_death_of_child(&place, point);
+            assert!(place.rotated().len() >= 3, "{:?}", place.files());
+            killed
+        });
+    }
+}
+
+/// All is killed in mid-rotation, main as well, before each call of the buffer that names a file.
+#[test]
+fn everything_killed_at_any_call_of_a_rotation_that_names_a_file_loses_and_doubles_nothing() {
+    let test = "everything_killed_at_any_call_of_a_rotation_that_names_a_file";
+    if !needs(test, &["strace"]) {
+        return;
+    }
+    let seed = Seed::new();
+    let list = List::Rotated;
+    let point = |name: &str, number| {
+        let (role, name) = ("buffer".to_owned(), name.to_owned());
+        Point { role, name, number, list }
+    };
+    let calls = ["renameat2", "fsync", "fchmod", "fdatasync", "openat"];
+    let points = calls.iter().flat_map(|name| (1..=4).map(|number| point(name, number)));
+    let points: Vec<Point> = points.collect();
+    Sweep::run(&points, &seed, |point| {
+        let place = place();
+        let killed = kill_all_when_the_buffer_calls(&place, point);
+        none_left(&place);
+        let second = durable(&place, list).finish();
+        assert_eq!((second.code, second.signal), (Some(0), None), "{}", second.describe());
+        second.assert_nothing_left();
+        Balance::of(&log_of(&second)).assert_even();
+        assert_no_stray_file(&place);
+        // If it had come to its end before, the list was begun anew.
+        let found = times(&place);
+        assert!(found == [1; JOBS] || (!killed && found == [2; JOBS]), "{found:?}");
+        killed
+    });
+}
+
+/// Kills main and then all others while the buffer is held before its call. Says whether it was.
+fn kill_all_when_the_buffer_calls(place: &Place, point: &Point) -> bool {
+    let file = place.private("kill");
+    let hold = 10 * HOLD.as_micros();
+    let inject = format!("inject={}:delay_enter={hold}:when={}", point.name, point.number);
+    let strace = strace(&file, &point.name, &inject);
+    let strace = strace.each_ref().map(String::as_str);
+    let run = durable(place, point.list).under(&strace).start();
+    let caught = poll_until(support::WATCHDOG, || {
+        let over = run.has_ended();
+        let held = held(&trace(&file), point);
+        let is_buffer = |thread: &i32| plays(&run, *thread, &point.role).is_some();
+        if held.iter().any(is_buffer) {
+            for process in run.of_program() {
+                if let Some(handle) = process.handle() {
+                    handle.send(Signal::KILL);
+                }
+            }
+            return Some(true);
+        }
+        over.then_some(false)
+    });
+    let ended = run.wait();
+    caught == Some(true) && ended.signal == Some(9)
 }

@@ -20,6 +20,7 @@ use std::fs::File;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use support::place::is_rotated;
 use support::{
     Balance, Ended, Place, Running, Seed, Signal, example, needs, poll_until, tool, wait_until,
 };
@@ -30,9 +31,9 @@ const JOBS: usize = 5000;
 
 /// What is in the directory of the mounted image is copied out before and behind the program.
 const MOUNTED: &str = "mount -o loop \"$1\" disk && cd disk || exit 99
-cp out.jsonl ../before 2>/dev/null
+cat out.2*.jsonl out.jsonl >../before 2>/dev/null
 shift; \"$@\"; code=$?
-cp out.jsonl ../behind
+cat out.2*.jsonl out.jsonl >../behind 2>/dev/null
 exit $code";
 
 fn images() -> u64 {
@@ -103,6 +104,19 @@ impl Disk {
         PathBuf::from(format!("/proc/{pid}/root{}", path.display()))
     }
 
+    /// All that the run has written, as it sees it: what was set aside, then the output.
+    fn output_of(&self, run: &Running<'_>) -> Vec<u8> {
+        let directory = self.seen_by(run, "");
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        let name =
+            |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.retain(|path| is_rotated(&name(path)));
+        files.sort();
+        files.push(self.seen_by(run, support::place::OUTPUT));
+        files.iter().flat_map(|file| std::fs::read(file).unwrap_or_default()).collect()
+    }
+
     /// Copies the image as it is once nothing more is written back to it.
     fn lose_power(&self) {
         let read = || std::fs::read(self.image("live")).expect("the image");
@@ -156,7 +170,7 @@ fn run_and_lose_power(disk: &Disk, sync: &str, arguments: &[&str], seed: &mut Se
     let mut lengths = vec![0];
     poll_until(Duration::from_secs(30), || {
         let output = disk.seen_by(&run, support::place::OUTPUT);
-        let length = std::fs::metadata(&output).map_or(0, |metadata| metadata.len() as usize);
+        let length = disk.output_of(&run).len();
         if lengths.last() != Some(&length) {
             lengths.push(length);
         }
@@ -168,7 +182,7 @@ fn run_and_lose_power(disk: &Disk, sync: &str, arguments: &[&str], seed: &mut Se
         (Instant::now() >= until).then_some(())
     });
     stop(&run);
-    let live = std::fs::read_to_string(disk.seen_by(&run, support::place::OUTPUT));
+    let live = String::from_utf8(disk.output_of(&run));
     disk.lose_power();
     drop(run);
     // With `always` a batch is synced before the next one is written: so all was, that stood there
@@ -235,14 +249,14 @@ fn assert_in_order(records: &[Value]) {
     }
 }
 
-fn lose_power_with_jobs(test: &str, sync: &str) {
+fn lose_power_with_jobs(test: &str, sync: &str, rotate: &str) {
     if !can_lose_power(test) {
         return;
     }
     let (mut seed, mut missing, mut lines) = (Seed::new(), 0, 0);
     for _ in 0..images() {
         let disk = Disk::new();
-        let arguments = ["lossy-jobs", sync];
+        let arguments = ["lossy-jobs", sync, rotate];
         let lost = run_and_lose_power(&disk, sync, &arguments, &mut seed);
         let (records, gone) = go_on(&disk, &lost, &arguments);
         missing += assert_each_job_at_most_once(&records);
@@ -251,15 +265,16 @@ fn lose_power_with_jobs(test: &str, sync: &str) {
     eprintln!("{}: {missing} jobs without a result, {lines} written lines gone", images());
 }
 
-fn lose_power_with_records(test: &str, sync: &str) {
+fn lose_power_with_records(test: &str, sync: &str, rotate: &str) {
     if !can_lose_power(test) {
         return;
     }
     let (mut seed, mut lines) = (Seed::new(), 0);
     for _ in 0..images() {
         let disk = Disk::new();
-        let lost = run_and_lose_power(&disk, sync, &["lossy-records", sync, "1000000"], &mut seed);
-        let (records, gone) = go_on(&disk, &lost, &["lossy-records", sync, "50"]);
+        let arguments = ["lossy-records", sync, "1000000", rotate];
+        let lost = run_and_lose_power(&disk, sync, &arguments, &mut seed);
+        let (records, gone) = go_on(&disk, &lost, &["lossy-records", sync, "50", rotate]);
         assert_in_order(&records);
         lines += gone;
     }
@@ -268,22 +283,33 @@ fn lose_power_with_records(test: &str, sync: &str) {
 
 #[test]
 fn power_lost_in_jobs_that_are_always_synced_takes_nothing_that_was_and_doubles_nothing() {
-    lose_power_with_jobs("power loss, jobs, always synced", "always");
+    lose_power_with_jobs("power loss, jobs, always synced", "always", "0");
 }
 
 #[test]
 fn power_lost_in_jobs_that_are_synced_now_and_then_doubles_nothing() {
-    lose_power_with_jobs("power loss, jobs, synced now and then", "100");
+    lose_power_with_jobs("power loss, jobs, synced now and then", "100", "0");
 }
 
 #[test]
 fn power_lost_in_records_that_are_always_synced_takes_nothing_that_was_and_keeps_their_order() {
-    lose_power_with_records("power loss, records, always synced", "always");
+    lose_power_with_records("power loss, records, always synced", "always", "0");
 }
 
 #[test]
 fn power_lost_in_records_that_are_synced_now_and_then_keeps_their_order() {
-    lose_power_with_records("power loss, records, synced now and then", "100");
+    lose_power_with_records("power loss, records, synced now and then", "100", "0");
+}
+
+#[test]
+fn power_lost_while_the_output_is_rotated_takes_nothing_that_was_synced_and_doubles_nothing() {
+    lose_power_with_jobs("power loss, jobs, rotated", "always", "1500");
+}
+
+#[test]
+fn power_lost_while_an_output_that_is_synced_now_and_then_is_rotated_doubles_nothing() {
+    lose_power_with_jobs("power loss, jobs, rotated now and then", "100", "4000");
+    lose_power_with_records("power loss, records, rotated now and then", "100", "4000");
 }
 
 // Without an image, and harsher: each page of the spool is as it was at either of two instants, and

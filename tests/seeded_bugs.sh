@@ -164,6 +164,24 @@ bug "what a dead buffer had written is not looked for" src/flow/sink/file.rs \
 bug "what a dead buffer had written of the dead letters is not looked for" src/flow/buffer/recovery.rs \
     'Some(sink) => sink.open(at[1], dead_letters)?,' \
     'Some(sink) => sink.open(at[1], dead_letters)? * 0,' --lib buffer::
+bug "an output is set aside without an intent" src/flow/buffer/rotate.rs \
+    '        intent.store_intent(self.spool);' '' --test kill_at_every_call rotation_is_replaced
+bug "a rotation is committed before the output is renamed" src/flow/buffer/rotate.rs \
+    '        self.rotate(&intent)?;
+        Ok(true)' \
+    '        self.books = Commit { rotation: 0, ..intent.clone() };
+        self.books.store(self.spool);
+        self.sinks.output.rotate(intent.sinks[0], intent.rotation).map(|()| true).map_err(|error| {
+            failed(&*self.sinks.output, "", error)
+        })' --lib rotation_tests
+bug "an output is set aside before it is synced" src/flow/buffer/rotate.rs \
+    '        self.sync()?;' '' --lib rotation_tests
+bug "what was renamed before a death is renamed again" src/flow/sink/file/rotation.rs \
+    'if old.as_ref().is_some_and(is_committed) {' 'if old.is_some() {' --lib rotation_tests
+bug "a file that only looks like a rotated one is removed" src/flow/sink/file/names.rs \
+    '(text(moment) == written).then_some(moment)' 'Some(moment)' --lib names
+bug "the newest rotated files are removed" src/flow/sink/file/rotation.rs \
+    'it.moment < *oldest_kept' 'it.moment > *oldest_kept' --lib rotation_tests
 bug "an own sink is not believed to have the batch" src/flow/sink/own.rs \
     'if written && unfinished.is_some() {' 'if written && pending.number == 0 {' --lib buffer::
 bug "numbers of batches come again after a power loss" $queue/commit.rs \

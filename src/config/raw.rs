@@ -26,6 +26,7 @@ mod output;
 mod programs;
 mod reader;
 mod resolve;
+mod rotation;
 mod tables;
 mod text;
 mod values;

@@ -6,28 +6,26 @@
 //! [`super::queue::commit`]; what is done about a batch of a dead buffer stands in [`recovery`].
 
 mod recovery;
+mod room;
+mod rotate;
 
 use super::queue::commit::{Commit, Totals};
 use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
 use super::queue::{bell, ends, vitals};
-use super::sink::{Batch, Sink, Sinks, failed};
+use super::sink::Sinks;
 use crate::config;
 use crate::error::Error;
 use crate::stop::Stop;
 use crate::sys::atomic::{Ordering, full_fence};
 use crate::sys::clock;
-use std::io;
-use std::path::Path;
+use room::write;
 use std::time::Duration;
 
 /// Bytes of a batch at the most (and one record): what is gathered at a time, written with one
 /// call, and committed.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// Pause before a full disk is tried again.
-const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
 /// When to write and when to sync.
 #[derive(Debug, Clone, Copy)]
@@ -146,6 +144,7 @@ impl Buffer<'_, '_> {
             sinks: self.sinks.positions(),
             lanes,
             synced: self.books.synced.clone(),
+            rotation: 0,
         }
     }
 
@@ -178,7 +177,10 @@ impl Buffer<'_, '_> {
                 self.sync()?;
                 continue;
             }
-            self.sleep(&pending);
+            self.gathered.clear();
+            if !self.rotate_if_due()? {
+                self.sleep(&pending);
+            }
         }
     }
 
@@ -236,12 +238,13 @@ impl Buffer<'_, '_> {
     fn flush(&mut self, tails: &[u64]) -> Result<(), Error> {
         loop {
             self.gathered.clear();
-            let lanes = self.gather(tails, BATCH_BYTES);
+            let lanes = self.gather(tails, self.batch_bytes());
             if lanes == self.books.lanes {
                 break;
             }
             self.put_torn_aside()?;
             self.sinks.look()?;
+            self.rotate_if_due()?;
             self.lead();
             let next = self.books_after(lanes);
             next.store_intent(self.spool);
@@ -405,7 +408,7 @@ impl Buffer<'_, '_> {
             );
         }
         let flush_at = self.oldest.map(|at| at.saturating_add(self.policy.flush.flush_after));
-        let until = [flush_at, self.sync_at()].into_iter().flatten().min();
+        let until = [flush_at, self.sync_at(), self.rotates_at()].into_iter().flatten().min();
         bell::sleep_unless(&self.spool.bells().buffer, until, || {
             self.stop.requested() || self.was_rung_for()
         });
@@ -452,45 +455,10 @@ impl Buffer<'_, '_> {
     }
 }
 
-/// Writes a batch, from what is there already of it on. Waits while the disk is full.
-fn write(sink: &mut dyn Sink, batch: Batch<'_>, mut done: usize) -> Result<(), Error> {
-    let mut room = Room::default();
-    while done < batch.bytes.len() {
-        match sink.write(batch, done) {
-            Ok(there) => done = there,
-            Err(error) if is_full(&error) => room.wait(Path::new(&sink.name()), &error),
-            Err(error) => return Err(failed(sink, "can't write the output", error)),
-        }
-    }
-    if room.waited_for {
-        log::info!("{}: there is room again", sink.name());
-    }
-    Ok(())
-}
-
-/// Room on a disk that is full.
-#[derive(Default)]
-struct Room {
-    waited_for: bool,
-}
-
-impl Room {
-    /// Waits a little, and says so once.
-    fn wait(&mut self, file: &Path, error: &io::Error) {
-        if !std::mem::replace(&mut self.waited_for, true) {
-            log::warn!("{}: {error}; waiting for room, the records are kept", file.display());
-        }
-        // Nothing else can be done meanwhile: no event says that there is room.
-        std::thread::sleep(FULL_DISK_PAUSE);
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 #[cfg(test)]
 mod own_sink_tests;
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod salvage_tests;
 #[cfg(test)]

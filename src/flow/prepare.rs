@@ -75,7 +75,7 @@ fn open_output(output: &Output) -> Result<Box<dyn Sink>, Error> {
         format => {
             let file = FileSink::open(&output.file, format::shape(format))?;
             file.check_header()?;
-            Ok(Box::new(file))
+            Ok(Box::new(file.rotating(output.rotation)?))
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! With [`Ready::dead_letters`](crate::Ready::dead_letters) it is recorded there instead.
 
-use crate::config::{self, Format, SyncPolicy};
+use crate::config::{self, Format, Rotation, SyncPolicy};
 use crate::flow::emitter::Encode;
 use crate::flow::format;
 use crate::flow::sink::own::{OwnSink, Transport};
@@ -197,6 +197,22 @@ macro_rules! files {
         impl private::Sealed for $name {}
     )+};
 }
+
+/// Files that can be set aside.
+macro_rules! rotating {
+    ($($name:ident),+) => {$(
+        impl $name {
+            /// When the file is set aside and a new one begun; not at all if nothing is said.
+            #[must_use]
+            pub fn rotate(mut self, rotation: Rotation) -> $name {
+                self.0.rotation = rotation;
+                self
+            }
+        }
+    )+};
+}
+
+rotating!(JsonLines, Csv, Lines, Postcard);
 
 files! {
     JsonLines by "json_lines";

@@ -1,7 +1,7 @@
 //! The two pipelines that `tests/kill.rs` kills. The test draws their settings anew for each story,
 //! and knows every byte that they write.
 
-use procsig::config::{Buffer, Restart, Spool, SyncPolicy};
+use procsig::config::{Buffer, Restart, Rotation, Spool, SyncPolicy};
 use procsig::{Emitter, Job, Pipeline, Stop, sink, source};
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
@@ -33,6 +33,13 @@ impl Settings<'_> {
             "never" => SyncPolicy::Never,
             _ => SyncPolicy::Every(self.time("sync")),
         }
+    }
+
+    /// What a file may hold; 0: it is never set aside.
+    fn sink(&self) -> sink::JsonLines {
+        let bytes = Some(self.number("rotate")).filter(|bytes| *bytes > 0);
+        let rotation = Rotation { bytes, ..Rotation::default() };
+        sink::json_lines("out.jsonl").sync(self.sync()).rotate(rotation)
     }
 
     fn run(&self, pipeline: procsig::Ready) -> ExitCode {
@@ -111,7 +118,7 @@ pub fn jobs(settings: &str) -> ExitCode {
         })
         .processes(2)
         .threads(settings.number("threads") as u16)
-        .sink(sink::json_lines("out.jsonl").sync(settings.sync()));
+        .sink(settings.sink());
     settings.run(pipeline)
 }
 
@@ -143,6 +150,6 @@ pub fn producers(settings: &str) -> ExitCode {
             Ok(())
         })
         .processes(2)
-        .sink(sink::json_lines("out.jsonl").sync(settings.sync()));
+        .sink(settings.sink());
     settings.run(pipeline)
 }

@@ -2,7 +2,7 @@
 
 mod killed;
 
-use procsig::config::{Buffer, Restart, Shutdown, Spool, SyncPolicy};
+use procsig::config::{Buffer, Restart, Rotation, Shutdown, Spool, SyncPolicy};
 use procsig::{Emitter, Job, JobError, Pipeline, Stop, sink, source};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,11 +29,14 @@ fn main() -> ExitCode {
         ["killed-jobs", settings] => killed::jobs(settings),
         ["killed-producers", settings] => killed::producers(settings),
         ["burst", count, processes] => burst(count, processes),
-        ["lossy-jobs", sync] => lossy_jobs(sync),
-        ["lossy-records", sync, count] => lossy_records(sync, count),
+        ["lossy-jobs", sync] => lossy_jobs(sync, "0"),
+        ["lossy-jobs", sync, rotate] => lossy_jobs(sync, rotate),
+        ["lossy-records", sync, count] => lossy_records(sync, count, "0"),
+        ["lossy-records", sync, count, rotate] => lossy_records(sync, count, rotate),
         ["piped", list, micros] => piped(list, Duration::from_micros(number(micros))),
-        ["durable"] => durable(source::lines("jobs.txt")),
-        ["durable", "-"] => durable(source::stdin()),
+        ["durable"] => durable(source::lines("jobs.txt"), Rotation::default()),
+        ["durable", "-"] => durable(source::stdin(), Rotation::default()),
+        ["durable", "rotated"] => durable(source::lines("jobs.txt"), few()),
         ["pending", count, flush_records] => pending(count, flush_records),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),
@@ -133,7 +136,7 @@ fn piped(list: &str, pause: Duration) -> ExitCode {
 }
 
 /// A record for each job; every second one is a reason to flush, and each flush is synced.
-fn durable(list: source::List) -> ExitCode {
+fn durable(list: source::List, rotation: Rotation) -> ExitCode {
     Pipeline::new("durable")
         .jobs(list)
         .worker("durable", |job: &Job, out: &mut Emitter<Record>| {
@@ -142,7 +145,7 @@ fn durable(list: source::List) -> ExitCode {
         })
         .processes(2)
         .threads(2)
-        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always))
+        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always).rotate(rotation))
         .flush(Buffer {
             flush_records: 2,
             flush_bytes: 1 << 20,
@@ -154,6 +157,18 @@ fn durable(list: source::List) -> ExitCode {
         })
         .run()
         .into()
+}
+
+/// Some four records in a file.
+fn few() -> Rotation {
+    Rotation { bytes: Some(120), ..Rotation::default() }
+}
+
+/// A file that is set aside when it holds so much, if that is not 0; synced as `sync` says.
+fn lossy(sync: &str, rotate: &str) -> sink::JsonLines {
+    let bytes = Some(number(rotate)).filter(|bytes| *bytes > 0);
+    let rotation = Rotation { bytes, ..Rotation::default() };
+    sink::json_lines("out.jsonl").sync(sync_policy(sync)).rotate(rotation)
 }
 
 /// `always`, or an interval in milliseconds.
@@ -170,7 +185,7 @@ fn flushed_often() -> Buffer {
 }
 
 /// One or two records for each job.
-fn lossy_jobs(sync: &str) -> ExitCode {
+fn lossy_jobs(sync: &str, rotate: &str) -> ExitCode {
     Pipeline::new("lossy")
         .jobs(source::lines("jobs.txt"))
         .worker("lossy", |job: &Job, out: &mut Emitter<Record>| {
@@ -182,14 +197,14 @@ fn lossy_jobs(sync: &str) -> ExitCode {
         })
         .processes(2)
         .threads(2)
-        .sink(sink::json_lines("out.jsonl").sync(sync_policy(sync)))
+        .sink(lossy(sync, rotate))
         .flush(flushed_often())
         .run()
         .into()
 }
 
 /// Producers that number their records; the text is the process.
-fn lossy_records(sync: &str, count: &str) -> ExitCode {
+fn lossy_records(sync: &str, count: &str, rotate: &str) -> ExitCode {
     let count = number(count);
     Pipeline::new("lossy")
         .producer("lossy", move |stop: &Stop, out: &mut Emitter<Record>| {
@@ -203,7 +218,7 @@ fn lossy_records(sync: &str, count: &str) -> ExitCode {
             Ok(())
         })
         .processes(2)
-        .sink(sink::json_lines("out.jsonl").sync(sync_policy(sync)))
+        .sink(lossy(sync, rotate))
         .flush(flushed_often())
         .run()
         .into()

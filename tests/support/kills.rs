@@ -114,6 +114,8 @@ impl Tally {
             "spools that were built anew",
             "starts that waited for orphans",
             "stories in which only full lanes were flushed",
+            "rotations",
+            "rotations that were gone on with",
         ] {
             assert!(self.noted(what) >= least, "{what}: {}", self.noted(what));
         }
@@ -298,6 +300,7 @@ impl<'a> Story<'a> {
             ("lists that were gone on with", "going on behind job"),
             ("half-written batches that were finished", "going on with the batch"),
             ("starts that waited for orphans", "waiting for them"),
+            ("rotations that were gone on with", "going on with the rotation"),
             ("spools that were built anew", "built anew in another size"),
         ] {
             if ended.stderr.contains(text) {

@@ -134,6 +134,17 @@ impl Place {
         Results::read(&self.path(OUTPUT))
     }
 
+    /// Names of what the output was before, oldest first.
+    pub fn rotated(&self) -> Vec<String> {
+        self.files().into_iter().filter(|name| is_rotated(name)).collect()
+    }
+
+    /// All that was ever written to the output, in order.
+    pub fn everything(&self) -> String {
+        let rotated: String = self.rotated().iter().map(|name| self.read(name)).collect();
+        rotated + &self.read(OUTPUT)
+    }
+
     /// Names of all files that are there.
     pub fn files(&self) -> BTreeSet<String> {
         let entries = std::fs::read_dir(self.path("")).expect("the directory");
@@ -255,6 +266,11 @@ impl<'a> Launch<'a> {
     pub fn finish(self) -> super::Ended {
         self.start().wait()
     }
+}
+
+/// Is it the name of what the output was before?
+pub fn is_rotated(name: &str) -> bool {
+    name.starts_with("out.2") && name.ends_with("Z.jsonl")
 }
 
 /// Bytes of a file, nothing when there is none.

@@ -82,7 +82,7 @@ impl Resolver<'_> {
             output.sync = SyncPolicy::Always;
         }
         output.sync = raw.sync.get().copied().unwrap_or(output.sync);
-        self.rotation(raw);
+        output.rotation = self.rotation(raw, &output.format);
         output
     }
 
@@ -135,21 +135,6 @@ impl Resolver<'_> {
                 sink.record, worker.name
             );
             self.mistake(origin, what);
-        }
-    }
-
-    /// Keys of a later version: checked, so that a file that is valid now stays valid then.
-    fn rotation(&mut self, raw: &RawOutput) {
-        const GROWS: &str =
-            "has no effect yet in this version: the output is not rotated, it only grows";
-        let given = [
-            raw.rotate_bytes.origin(),
-            raw.rotate_every.origin(),
-            raw.keep.origin(),
-            raw.compress.origin(),
-        ];
-        for origin in given.into_iter().flatten() {
-            self.warning(&origin.at_name(), GROWS);
         }
     }
 

@@ -14,6 +14,7 @@ use super::jobs;
 use super::output::{self, Compression, Kind};
 use super::reader::{self, Field, Named, Origin, Value};
 use super::resolve::{self, Resolver};
+use super::rotation;
 use super::values;
 use reader::{boolean, duration, named_tables, path, positive, size, table, text, texts, whole};
 
@@ -128,9 +129,9 @@ table! {
         columns: Vec<(String, Origin)> = texts,
         table: String = text(output::table_name),
         sync: SyncPolicy = duration(output::sync_policy),
-        rotate_bytes: u64 = size(1..=u64::MAX),
-        rotate_every: Duration = positive,
-        keep: u64 = whole(0..=i64::MAX),
+        rotate_bytes: u64 = size(1 << 10..=u64::MAX),
+        rotate_every: Duration = duration(rotation::period),
+        keep: u32 = whole(1..=i64::from(u32::MAX)),
         compress: Compression = text(output::compression),
     }
 }

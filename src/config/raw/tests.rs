@@ -100,9 +100,13 @@ fn every_key_of_the_interface_is_understood() {
         files.load_with(&Overrides::default()).unwrap();
     assert!(!jobs_by_default);
     let warnings: Vec<String> = warnings.lines().collect();
-    assert_eq!(warnings.len(), 4, "{warnings:#?}");
-    let first = ":22:1: output.rotate_bytes: has no effect yet in this version";
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    let first = ":25:1: output.compress: has no effect yet in this version";
     assert!(warnings[0].contains(first), "{warnings:#?}");
+    let rotation = config.output.rotation;
+    assert_eq!(rotation.bytes, Some(100 << 20));
+    assert_eq!(rotation.every, Some(Duration::from_secs(86_400)));
+    assert_eq!(rotation.keep, Some(10));
     assert_eq!(config.name, "pings");
     let jobs = config.jobs.as_ref().and_then(Jobs::list).unwrap();
     assert_eq!(jobs.lines, Lines::File(files.path("hosts.txt")));

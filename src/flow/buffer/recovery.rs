@@ -1,7 +1,8 @@
 //! What a buffer does about what it finds: the batch of a dead one, the lanes after a power loss, and
 //! bytes that are no records.
 
-use super::{Buffer, Room, is_full};
+use super::Buffer;
+use super::room::{Room, is_full};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::commit::Commit;
@@ -31,6 +32,9 @@ impl Buffer<'_, '_> {
             self.free();
             return Ok(());
         };
+        if intent.rotation != 0 {
+            return self.go_on_rotating(&intent);
+        }
         let ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
         let lanes = self.gather(&ends, usize::MAX);
         let done = self.open_sinks(intent.sinks, intent.number())?;

@@ -4,6 +4,7 @@ use super::tests::{Bench, dying, expected, policy, publish};
 use super::*;
 use crate::flow::queue::lane::LaneWriter;
 use crate::flow::queue::repair::repair;
+use crate::flow::sink::{Batch, Sink};
 use std::ops::Range;
 
 fn quarantine(bench: &Bench) -> Vec<u8> {

@@ -7,11 +7,15 @@ use crate::flow::format::shape;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
+use crate::flow::sink::Batch;
 use crate::flow::sink::Position;
+use crate::flow::sink::Sink;
 use crate::flow::sink::file::FileSink;
 use crate::sys::atomic::AtomicU64;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io;
+use std::path::Path;
 
 /// Publishes a job with these records.
 pub(super) fn publish_job(writer: &mut LaneWriter<'_>, records: &[(Kind, &[u8])]) {

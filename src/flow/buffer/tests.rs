@@ -6,12 +6,16 @@ use super::*;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
+use crate::flow::sink::Batch;
 use crate::flow::sink::Position;
+use crate::flow::sink::Sink;
 use crate::flow::sink::file::{FileSink, Shape};
 use crate::flow::sink::surplus::Surplus;
 use crate::sys::atomic::AtomicU64;
 use std::convert::Infallible;
+use std::io;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 
 pub(super) struct Bench {
@@ -21,8 +25,12 @@ pub(super) struct Bench {
 
 impl Bench {
     pub fn new(lanes: u32) -> Bench {
+        Bench::with_lanes_of(4096, lanes)
+    }
+
+    pub fn with_lanes_of(lane_bytes: u64, lanes: u32) -> Bench {
         let directory = tempfile::tempdir().expect("temp dir");
-        let geometry = Geometry { lanes, lane_bytes: 4096, slots: 1, job_bytes: 64 };
+        let geometry = Geometry { lanes, lane_bytes, slots: 1, job_bytes: 64 };
         let path = directory.path().join("spool");
         let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
         Bench { directory, spool }
@@ -152,6 +160,22 @@ impl Sink for Faulty<'_> {
 
     fn name(&self) -> String {
         self.file.name()
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.file.room()
+    }
+
+    fn is_to_rotate(&self, more: usize) -> bool {
+        self.file.is_to_rotate(more)
+    }
+
+    fn rotation_moment(&self) -> u64 {
+        self.file.rotation_moment()
+    }
+
+    fn rotate(&mut self, committed: Option<Position>, moment: u64) -> io::Result<()> {
+        self.file.rotate(committed, moment)
     }
 }
 

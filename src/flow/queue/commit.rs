@@ -16,6 +16,23 @@
 //! An intent counts if its generation is the commit's plus one: otherwise its batch was committed,
 //! or it was never stored whole, and then nothing of it was written. And if it is not from before a
 //! power loss that the commit has seen to, which makes generations come again.
+//!
+//! # Rotation
+//!
+//! Between two batches the output can be set aside and a new file begun in its place. The intent says
+//! so, and the name; its commit is the first with a position in the new file:
+//!
+//! 1. sync: spool, output, commit              the old file is whole on the disk, for good
+//! 2. store the intent: the output is to be renamed, by this moment
+//! 3. rename the output
+//! 4. create the new one, force the directory to the disk
+//! 5. store the commit: the same records, the place is the new file, at 0
+//! 6. force the spool to the disk              no byte of the new file is older than its commit
+//!
+//! Whoever finds such an intent looks which file has the output's name. If it is the committed one,
+//! step 3 has not happened; if it is none or another, it has. What is missing is done. After a power
+//! loss nobody needs the intent: either the commit of step 5 is there, and with it the new file; or
+//! the old file is the committed one, under whichever name, and nothing was written to the new one.
 
 use super::layout::{COMMIT_FIXED, COMMIT_PER_LANE};
 use super::reader::Mark;
@@ -63,6 +80,9 @@ pub(crate) struct Commit {
     pub sinks: [Option<Position>; 2],
     pub lanes: Vec<Mark>,
     pub synced: Synced,
+    /// Of an intent only: no batch is being written, but the output set aside, under the name of
+    /// this moment (microseconds since 1970). 0: a batch.
+    pub rotation: u64,
 }
 
 impl Commit {
@@ -81,6 +101,7 @@ impl Commit {
                 jobs_failed: 0,
                 lanes: vec![Mark::default(); lanes],
             },
+            rotation: 0,
         }
     }
 
@@ -188,6 +209,7 @@ impl Commit {
         words[12] = self.totals.quarantined;
         words[13] = self.boots;
         words[14] = self.totals.torn;
+        words[15] = self.rotation;
         words[16] = self.synced.results;
         words[17] = self.synced.jobs_done;
         words[18] = self.synced.jobs_failed;
@@ -229,6 +251,7 @@ impl Commit {
                 jobs_failed: words[18],
                 lanes: marks(2),
             },
+            rotation: words[15],
         }
     }
 }
@@ -263,6 +286,7 @@ mod tests {
                 jobs_failed: 18,
                 lanes: vec![Mark { offset: 5, records: 6 }, Mark { offset: 7, records: 8 }],
             },
+            rotation: 20,
         };
         assert_eq!(Commit::from_words(9, &commit.to_words()), commit);
     }

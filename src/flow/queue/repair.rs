@@ -45,7 +45,12 @@
 //! | power loss: a slot that never reached the disk, though the job's results did | a job in a lane, further than all in slots | the list goes on behind it ([`crate::flow::source::refill`]) |
 //! | power loss: an older page of a slot | its job's end stands in a lane | done |
 //! | power loss: an older page of a slot or of its text | its checksum is wrong | free; its job is read again from the list |
-//! | **rotate** | there is no rotation yet | |
+//! | **rotate**: synced, its intent not or half stored | no newer intent than the commit | rotated by who writes next |
+//! | rotate: intent stored, not renamed | intent newer than the commit; the committed file has the output's name | renamed, a new file created, committed |
+//! | rotate: renamed, no new file | the same; no file has the output's name | created, committed |
+//! | rotate: new file there, not committed | the same; another file has the output's name | committed |
+//! | rotate: committed, old ones not removed | a position in the new file | removed after the next rotation |
+//! | power loss: in any step of a rotation | the old file committed, under either name, and all of it synced; or the new one, which is there | gone on in the file that has the output's name |
 
 use super::commit::Commit;
 use super::jobs::{Jobs, Phase};
@@ -99,6 +104,10 @@ fn restore_books(spool: &Spool) -> Result<Commit, Error> {
         lanes.push(Mark { offset, records: u64::try_from(first.lost).unwrap_or(0) });
     }
     let intent = Commit::load_any_intent(spool);
+    if let Some(intent) = intent.as_ref().filter(|intent| intent.rotation != 0) {
+        // All before it was committed and synced, whether it has come to its end or not.
+        lanes.clone_from(&intent.lanes);
+    }
     let is_pending = |intent: &Commit| {
         intent.lanes.iter().zip(&lanes).any(|(end, freed)| end.offset > freed.offset)
     };

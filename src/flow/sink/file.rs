@@ -6,19 +6,24 @@
 //!   follows it sees each byte once.
 //! - One pipeline writes it: it is locked as long as one of our processes lives.
 
+mod moved;
+mod names;
+mod rotation;
 mod salvage;
 
 use super::surplus::Surplus;
 use super::{Batch, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
-use crate::flow::queue::spool::{directory_of, sync_directory};
+use crate::flow::queue::spool::sync_directory;
 use crate::sys::lock;
+use rotation::Rotating;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How records stand in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +53,14 @@ impl Shape {
 #[derive(Debug)]
 pub(crate) struct FileSink {
     path: PathBuf,
+    /// The file itself, should the path be a link to it.
+    place: PathBuf,
     shape: Shape,
     file: File,
     /// A regular file has positions; a pipe or a terminal has none.
     regular: bool,
     at: Position,
+    rotating: Rotating,
 }
 
 impl FileSink {
@@ -100,7 +108,9 @@ impl FileSink {
         let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
         // What was there before us is not to be judged after a power loss.
         let at = Position { device, inode, len, synced: len };
-        Ok(FileSink { path: path.to_path_buf(), shape, file, regular, at })
+        let place = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let (path, rotating) = (path.to_path_buf(), Rotating::default());
+        Ok(FileSink { path, place, shape, file, regular, at, rotating })
     }
 
     /// Does an existing file begin as it should?
@@ -132,20 +142,23 @@ impl FileSink {
         Error::file(&self.path, what, error)
     }
 
-    /// Before the file is believed to be the one that was opened: its length, or another file if it
-    /// was removed.
+    /// Before the file is believed to be the one that was opened: its length, or another file if
+    /// it was removed, moved or rotated.
     fn find_again(&mut self) -> Result<(), Error> {
         let query = |sink: &FileSink| {
             sink.file.metadata().map_err(|error| sink.fail("can't query the output", error))
         };
         let mut metadata = query(self)?;
-        if metadata.nlink() == 0 {
-            // Removed since main has opened it. A buffer before this one may have gone on in a new
+        let named = std::fs::metadata(&self.path);
+        if !named.is_ok_and(|named| (named.dev(), named.ino()) == (metadata.dev(), metadata.ino()))
+        {
+            // Not since main has opened it. A buffer before this one may have gone on in a new
             // file: that is the one to go on with.
-            *self = FileSink::open(&self.path, self.shape.clone())?;
+            self.open_again()?;
             metadata = query(self)?;
         }
         self.at.len = metadata.len();
+        self.note_age();
         Ok(())
     }
 
@@ -184,54 +197,6 @@ impl FileSink {
         Ok((0..=most).rev().find(|len| end.ends_with(&pending[..*len])).unwrap_or(0))
     }
 
-    /// The file that was written to has another name now, or none. A batch that was begun in it is
-    /// finished there, so that no record is cut in two or written to both. Says how many bytes of
-    /// the batch are done: all or none.
-    fn settle_moved(&self, committed: Position, pending: &[u8]) -> Result<usize, Error> {
-        let Some((path, file)) = self.find_moved(committed) else {
-            log::warn!("{}: not the file it was; appending to this one", self.path.display());
-            return Ok(0);
-        };
-        log::warn!(
-            "{}: the file that was written to is now {}; appending to a new one",
-            self.path.display(),
-            path.display()
-        );
-        let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
-        let moved = FileSink {
-            path: path.clone(),
-            shape: self.shape.clone(),
-            file,
-            regular: true,
-            at: committed,
-        };
-        let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
-        if done == 0 {
-            return Ok(0);
-        }
-        moved.file.write_all_at(&pending[done..], committed.len + done as u64).map_err(fail)?;
-        moved.file.sync_data().map_err(fail)?;
-        Ok(pending.len())
-    }
-
-    /// Looks for the committed file among those beside the output.
-    fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
-        let entries = std::fs::read_dir(directory_of(&self.path)).ok()?.flatten();
-        let same = |metadata: &std::fs::Metadata| {
-            (metadata.dev(), metadata.ino()) == (committed.device, committed.inode)
-        };
-        let mut found = entries.filter(|entry| entry.metadata().is_ok_and(|it| same(&it)));
-        let path = found.next()?.path();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&path)
-            .ok()?;
-        // Still the same after it was opened?
-        file.metadata().is_ok_and(|metadata| same(&metadata)).then_some((path, file))
-    }
-
     /// Puts aside what stands behind `keep` and is not ours, so that the file goes on with whole
     /// records.
     fn quarantine(&mut self, keep: u64) -> Result<(), Error> {
@@ -267,6 +232,7 @@ impl FileSink {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.at.len += written as u64;
+                    self.note_write();
                     if self.regular {
                         // Appending has gone to the end, wherever somebody else has moved that.
                         self.at.len = self.file.stream_position()?;
@@ -380,7 +346,7 @@ impl Sink for FileSink {
             self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
         if metadata.nlink() == 0 {
             log::warn!("{}: was removed; going on in a new file", self.path.display());
-            *self = FileSink::open(&self.path, self.shape.clone())?;
+            self.open_again()?;
         } else if metadata.len() != self.at.len {
             log::warn!(
                 "{}: somebody else has changed its length from {} to {} bytes; going on at its end",
@@ -420,95 +386,31 @@ impl Sink for FileSink {
     fn descriptors(&self) -> Vec<RawFd> {
         vec![self.file.as_raw_fd()]
     }
+
+    fn room(&self) -> Option<u64> {
+        self.room_left()
+    }
+
+    fn is_to_rotate(&self, more: usize) -> bool {
+        self.is_due(more)
+    }
+
+    fn rotates_in(&self) -> Option<Duration> {
+        self.period_ends()
+    }
+
+    fn rotation_moment(&self) -> u64 {
+        self.moment()
+    }
+
+    fn rotate(&mut self, committed: Option<Position>, moment: u64) -> io::Result<()> {
+        committed.map_or(Ok(()), |committed| self.set_aside(committed, moment))
+    }
+
+    fn tidy(&mut self) {
+        self.remove_old();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sink(content: &[u8]) -> (tempfile::TempDir, FileSink) {
-        let directory = tempfile::tempdir().expect("temp dir");
-        let path = directory.path().join("out");
-        std::fs::write(&path, content).expect("write");
-        let sink = FileSink::open(&path, Shape::ended_by(b'\n')).expect("open");
-        (directory, sink)
-    }
-
-    fn at(sink: &FileSink, len: u64) -> Option<Position> {
-        Some(Position { len, ..sink.at })
-    }
-
-    #[test]
-    fn what_of_a_batch_is_there_already_is_not_written_again() {
-        let (_directory, mut sink) = sink(b"old\nnew");
-        let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\nmore\n")).expect("open"), 3);
-        assert_eq!(sink.position().expect("regular").len, 7);
-    }
-
-    #[test]
-    fn bytes_that_are_not_ours_are_put_aside() {
-        let (directory, mut sink) = sink(b"old\nnexx");
-        let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 2);
-        assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nne");
-        assert_eq!(std::fs::read(directory.path().join("out.quarantine")).expect("read"), b"xx");
-    }
-
-    #[test]
-    fn a_batch_that_was_begun_in_a_file_that_was_moved_is_finished_there() {
-        let (directory, mut sink) = sink(b"old\nne");
-        let committed = at(&sink, 4);
-        let (path, moved) = (directory.path().join("out"), directory.path().join("out.1"));
-        std::fs::rename(&path, &moved).expect("rename");
-        std::fs::write(&path, "").expect("a new output");
-        sink = loop {
-            // See the test of the lock.
-            if let Ok(sink) = FileSink::open(&path, Shape::ended_by(b'\n')) {
-                break sink;
-            }
-        };
-        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 4);
-        assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
-        assert_eq!(std::fs::read(&path).expect("read"), b"");
-    }
-
-    #[test]
-    fn a_buffer_whose_output_was_removed_goes_on_in_the_file_that_the_one_before_it_has_made() {
-        let (directory, mut of_main) = sink(b"old\n");
-        let path = directory.path().join("out");
-        std::fs::remove_file(&path).expect("remove");
-        std::fs::write(&path, b"first\nsec").expect("what the other buffer has written");
-        let metadata = std::fs::metadata(&path).expect("metadata");
-        let (device, inode) = (metadata.dev(), metadata.ino());
-        let committed = Some(Position { device, inode, len: 6, synced: 0 });
-        assert_eq!(Sink::open(&mut of_main, committed, Batch::of(b"second\n")).expect("open"), 3);
-        of_main.append(b"ond\n").expect("write");
-        assert_eq!(std::fs::read(&path).expect("read"), b"first\nsecond\n");
-    }
-
-    #[test]
-    fn what_somebody_else_appended_stays() {
-        let (directory, mut sink) = sink(b"old\nforeign\n");
-        let committed = at(&sink, 4);
-        assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"")).expect("open"), 0);
-        sink.append(b"ours\n").expect("write");
-        let content = std::fs::read(directory.path().join("out")).expect("read");
-        assert_eq!(content, b"old\nforeign\nours\n");
-    }
-
-    #[test]
-    fn an_existing_output_without_a_last_newline_gets_one() {
-        let (directory, mut sink) = sink(b"old");
-        assert_eq!(Sink::open(&mut sink, None, Batch::of(b"")).expect("open"), 0);
-        sink.append(b"ours\n").expect("write");
-        assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nours\n");
-    }
-
-    #[test]
-    fn an_output_that_another_pipeline_writes_is_refused() {
-        let (directory, _sink) = sink(b"");
-        let second = FileSink::open(&directory.path().join("out"), Shape::ended_by(b'\n'));
-        assert!(matches!(second, Err(Error::Held(_))));
-    }
-}
+mod tests;

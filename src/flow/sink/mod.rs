@@ -11,6 +11,7 @@ use crate::error::Error;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
+use std::time::Duration;
 use surplus::Surplus;
 
 /// How far a sink has got, as it is committed together with the heads of the lanes.
@@ -151,6 +152,39 @@ pub(crate) trait Sink {
     fn descriptors(&self) -> Vec<RawFd> {
         Vec::new()
     }
+
+    /// Bytes that fit in before it is set aside, at least one; `None`: any number.
+    fn room(&self) -> Option<u64> {
+        None
+    }
+
+    /// Is it to be set aside before so many more bytes are written? Asked between two batches.
+    fn is_to_rotate(&self, _more: usize) -> bool {
+        false
+    }
+
+    /// In how much time that comes true without another record.
+    fn rotates_in(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The moment after which it is to be called when it is set aside now: microseconds since 1970,
+    /// later than those of all before it.
+    fn rotation_moment(&self) -> u64 {
+        0
+    }
+
+    /// Sets the file aside that was committed as this one, and goes on in a new one. To be called
+    /// again if it fails, or if whoever called it has died: does what is left of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn rotate(&mut self, _committed: Option<Position>, _moment: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// After a rotation is committed: removes files that are not to be kept.
+    fn tidy(&mut self) {}
 }
 
 /// All that a pipeline writes: its output, and the jobs that have failed for good, if they go

@@ -1,0 +1,52 @@
+//! Writing to a disk that may be full.
+
+use crate::error::Error;
+use crate::flow::sink::{Batch, Sink, failed};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// Pause before a full disk is tried again.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Writes a batch, from what is there already of it on. Waits while the disk is full.
+pub(super) fn write(sink: &mut dyn Sink, batch: Batch<'_>, mut done: usize) -> Result<(), Error> {
+    let mut room = Room::default();
+    while done < batch.bytes.len() {
+        match sink.write(batch, done) {
+            Ok(there) => done = there,
+            Err(error) if is_full(&error) => room.wait(Path::new(&sink.name()), &error),
+            Err(error) => return Err(failed(sink, "can't write the output", error)),
+        }
+    }
+    room.over(&sink.name());
+    Ok(())
+}
+
+/// Room on a disk that is full.
+#[derive(Default)]
+pub(super) struct Room {
+    waited_for: bool,
+}
+
+impl Room {
+    /// Waits a little, and says so once.
+    pub(super) fn wait(&mut self, file: &Path, error: &io::Error) {
+        if !std::mem::replace(&mut self.waited_for, true) {
+            log::warn!("{}: {error}; waiting for room, the records are kept", file.display());
+        }
+        // Nothing else can be done meanwhile: no event says that there is room.
+        std::thread::sleep(FULL_DISK_PAUSE);
+    }
+
+    /// Says that it has come to an end, if there was anything to wait for.
+    pub(super) fn over(&self, file: &str) {
+        if self.waited_for {
+            log::info!("{file}: there is room again");
+        }
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

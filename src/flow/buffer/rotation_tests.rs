@@ -1,0 +1,296 @@
+//! Promises of the buffer about rotation, each with the death that would break it.
+
+use super::tests::{Bench, dying, expected, policy, publish};
+use super::*;
+use crate::config::Rotation;
+use crate::flow::sink::Position;
+use crate::flow::sink::file::{FileSink, Shape};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Room for five records of one digit.
+const BYTES: u64 = 45;
+
+fn rotation() -> Rotation {
+    Rotation { bytes: Some(BYTES), ..Rotation::default() }
+}
+
+fn sink(bench: &Bench) -> FileSink {
+    bench.sink().rotating(rotation()).expect("a file")
+}
+
+/// The rotated files, oldest first.
+fn rotated(bench: &Bench) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(bench.directory.path()).expect("the directory");
+    let mut all: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    all.retain(|path| path.file_name().expect("a name").as_encoded_bytes().starts_with(b"out.2"));
+    all.sort();
+    all
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).expect("a file")
+}
+
+/// All that was ever written, in order.
+fn everything(bench: &Bench) -> String {
+    let before: String = rotated(bench).iter().map(|path| read(path)).collect();
+    before + &bench.output()
+}
+
+fn place(path: &Path) -> Position {
+    let metadata = std::fs::metadata(path).expect("metadata");
+    let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
+    Position { device, inode, len, synced: len }
+}
+
+#[test]
+fn an_output_is_set_aside_before_it_becomes_too_long_and_between_two_records() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    (0..9).for_each(|number| publish(&mut writer, number..number + 1));
+    bench.drain(&mut sink(&bench)).expect("drained");
+    let rotated = rotated(&bench);
+    assert_eq!(rotated.len(), 1);
+    assert_eq!(read(&rotated[0]), expected(0..5));
+    assert_eq!(bench.output(), expected(5..9));
+    let books = Commit::load(&bench.spool);
+    assert_eq!(books.totals.results, 9);
+    let at = books.sinks[0].expect("a file");
+    assert_eq!((at.inode, at.len), (place(&bench.path()).inode, 36));
+}
+
+#[test]
+fn records_of_one_job_are_in_one_file_even_if_it_becomes_too_long() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..1);
+    publish(&mut writer, 1..9);
+    publish(&mut writer, 9..10);
+    bench.drain(&mut sink(&bench)).expect("drained");
+    let files: Vec<String> = rotated(&bench).iter().map(|path| read(path)).collect();
+    assert_eq!(files, [expected(0..9)]);
+    assert_eq!(bench.output(), expected(9..10));
+}
+
+#[test]
+fn each_new_file_begins_with_the_header() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    (0..8).for_each(|number| publish(&mut writer, number..number + 1));
+    let shape = Shape { header: b"head\n".into(), ..Shape::ended_by(b'\n') };
+    let file = FileSink::open(&bench.path(), shape).expect("open");
+    bench.drain(&mut file.rotating(rotation()).expect("a file")).expect("drained");
+    let rotated = rotated(&bench);
+    assert_eq!(read(&rotated[0]), format!("head\n{}", expected(0..5)));
+    assert_eq!(bench.output(), format!("head\n{}", expected(5..8)));
+}
+
+/// A spool and an output as a buffer leaves them that dies in a rotation, with more published.
+fn dead_in_rotation() -> (Bench, Commit) {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..3);
+    bench.drain(&mut sink(&bench)).expect("drained, and synced");
+    publish(&mut writer, 3..8);
+    let books = Commit::load(&bench.spool);
+    let generation = books.generation + 1;
+    // 2026-11-21T16:15:00.123456Z
+    let intent = Commit { generation, rotation: 1_795_277_700_123_456, ..books };
+    intent.store_intent(&bench.spool);
+    (bench, intent)
+}
+
+const ASIDE: &str = "out.2026-11-21T161500.123456Z";
+
+#[test]
+fn a_buffer_that_dies_between_any_two_steps_of_a_rotation_is_gone_on_from_there() {
+    for step in 0..4 {
+        for main_has_the_old_file in [false, true] {
+            let (bench, intent) = dead_in_rotation();
+            let opened_before = main_has_the_old_file.then(|| sink(&bench));
+            let aside = bench.directory.path().join(ASIDE);
+            if step >= 1 {
+                std::fs::rename(bench.path(), &aside).expect("rename");
+            }
+            if step >= 2 {
+                std::fs::write(bench.path(), "").expect("create");
+            }
+            if step >= 3 {
+                let sinks = [Some(place(&bench.path())), None];
+                Commit { sinks, rotation: 0, ..intent }.store(&bench.spool);
+            }
+            let mut file = opened_before.unwrap_or_else(|| sink(&bench));
+            bench.drain(&mut file).expect("drained");
+            assert_eq!(rotated(&bench), std::slice::from_ref(&aside), "step {step}");
+            assert_eq!(read(&aside), expected(0..3), "step {step}");
+            assert_eq!(bench.output(), expected(3..8), "step {step}");
+            assert_eq!(Commit::load(&bench.spool).totals.results, 8);
+        }
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_is_nobodys_loss() {
+    let (bench, _) = dead_in_rotation();
+    let taken = bench.directory.path().join(ASIDE);
+    std::fs::write(&taken, "foreign\n").expect("write");
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!(read(&taken), "foreign\n");
+    assert_eq!(everything(&bench), format!("foreign\n{}", expected(0..8)));
+}
+
+#[test]
+fn an_output_that_somebody_else_has_moved_in_the_middle_of_a_rotation_is_left_where_it_is() {
+    let (bench, _) = dead_in_rotation();
+    let moved = bench.directory.path().join("moved");
+    std::fs::rename(bench.path(), &moved).expect("rename");
+    std::fs::write(bench.path(), "foreign\n").expect("write");
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!(read(&moved), expected(0..3));
+    assert_eq!(everything(&bench), format!("foreign\n{}", expected(3..8)));
+}
+
+#[test]
+fn a_buffer_that_dies_at_any_byte_of_a_rotated_output_is_gone_on_from_exactly_there() {
+    let total = expected(0..10).len();
+    // At each byte around the ends of the files, and at some others.
+    for killed_at in (0..=total).filter(|at| at % 45 < 3 || at % 7 == 0) {
+        let bench = Bench::with_lanes_of(16 << 10, 1);
+        let mut writer = bench.writer(0);
+        (0..10).for_each(|number| publish(&mut writer, number..number + 1));
+        let file = sink(&bench);
+        let mut dies = dying(file, killed_at);
+        // In a write, or in the first sync after the last.
+        dies.syncs = 1000;
+        assert_eq!(bench.drain(&mut dies).is_err(), killed_at < total, "{killed_at}");
+        drop(dies);
+        bench.drain(&mut sink(&bench)).expect("drained");
+        assert_eq!(everything(&bench), expected(0..10), "{killed_at}");
+        assert!(rotated(&bench).len() == 1, "{killed_at}");
+    }
+}
+
+#[test]
+fn after_a_power_loss_in_any_step_of_a_rotation_nothing_is_lost_or_doubled() {
+    for step in 0..3 {
+        let (bench, _) = dead_in_rotation();
+        let aside = bench.directory.path().join(ASIDE);
+        if step >= 1 {
+            std::fs::rename(bench.path(), &aside).expect("rename");
+        }
+        if step >= 2 {
+            std::fs::write(bench.path(), "").expect("create");
+        }
+        bench.spool.run().boots.store(1, Ordering::Release);
+        bench.drain(&mut sink(&bench)).expect("drained");
+        assert_eq!(everything(&bench), expected(0..8), "step {step}");
+        assert_eq!(Commit::load(&bench.spool).totals.quarantined, 0);
+    }
+}
+
+#[test]
+fn what_was_written_to_a_new_file_before_a_power_loss_is_not_written_again() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    (0..9).for_each(|number| publish(&mut writer, number..number + 1));
+    // Dies when it is to be synced at the end; the disk has what was written since the rotation.
+    let mut dies = dying(sink(&bench), usize::MAX);
+    dies.syncs = 1;
+    assert!(bench.drain(&mut dies).is_err());
+    drop(dies);
+    assert_eq!((rotated(&bench).len(), bench.output()), (1, expected(5..9)));
+    bench.spool.run().boots.store(1, Ordering::Release);
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!(everything(&bench), expected(0..9));
+    assert_eq!(rotated(&bench).len(), 1);
+}
+
+#[test]
+fn the_oldest_are_removed_and_nothing_that_is_not_ours() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    (0..40).for_each(|number| publish(&mut writer, number..number + 1));
+    let path = |name: &str| bench.directory.path().join(name);
+    let foreign = ["out.1", "out.2026-11-21", "other.2020-11-21T161500.123456Z", "out.bak"];
+    foreign.iter().for_each(|name| std::fs::write(path(name), "mine").expect("write"));
+    let link = "out.2020-01-01T000000.000000Z";
+    std::os::unix::fs::symlink(path("out.bak"), path(link)).expect("link");
+    let keep = Rotation { keep: Some(2), ..rotation() };
+    bench.drain(&mut bench.sink().rotating(keep).expect("a file")).expect("drained");
+    let left = rotated(&bench);
+    let ours = left.iter().filter(|path| path.is_file() && !path.is_symlink());
+    let ours: Vec<_> = ours.filter(|path| !foreign.iter().any(|it| path.ends_with(it))).collect();
+    assert_eq!(ours.len(), 2, "{left:?}");
+    foreign.iter().for_each(|name| assert_eq!(read(&path(name)), "mine"));
+    assert!(path(link).is_symlink());
+    let newest: String = ours.iter().map(|path| read(path)).collect();
+    assert!(expected(0..40).ends_with(&(newest + &bench.output())));
+}
+
+#[test]
+fn a_rotated_file_sorts_behind_all_before_it_although_the_clock_went_back() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    let future = bench.directory.path().join("out.2999-01-01T000000.000000Z");
+    std::fs::write(&future, "old\n").expect("write");
+    (0..12).for_each(|number| publish(&mut writer, number..number + 1));
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!(everything(&bench), format!("old\n{}", expected(0..12)));
+    assert_eq!(rotated(&bench).len(), 3);
+}
+
+/// The time of a file's last change.
+fn set_changed(path: &Path, seconds_ago: u64) {
+    let file = std::fs::File::options().append(true).open(path).expect("open");
+    let changed = std::time::SystemTime::now() - Duration::from_secs(seconds_ago);
+    file.set_modified(changed).expect("set");
+}
+
+#[test]
+fn a_file_of_an_earlier_period_is_set_aside_by_whoever_writes_next() {
+    let every = Rotation { every: Some(Duration::from_secs(36_000_000)), ..Rotation::default() };
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..2);
+    bench.drain(&mut bench.sink().rotating(every).expect("a file")).expect("drained");
+    publish(&mut writer, 2..4);
+    bench.drain(&mut bench.sink().rotating(every).expect("a file")).expect("drained");
+    assert_eq!((bench.output(), rotated(&bench).len()), (expected(0..4), 0));
+    set_changed(&bench.path(), 36_000_001);
+    publish(&mut writer, 4..6);
+    bench.drain(&mut bench.sink().rotating(every).expect("a file")).expect("drained");
+    assert_eq!((bench.output(), rotated(&bench).len()), (expected(4..6), 1));
+    assert_eq!(read(&rotated(&bench)[0]), expected(0..4));
+}
+
+#[test]
+fn a_period_that_ends_while_nothing_comes_is_noticed_and_an_empty_file_stays() {
+    let every = Rotation { every: Some(Duration::from_secs(1)), ..Rotation::default() };
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    publish(&mut bench.writer(0), 0..2);
+    let stop = Stop::new(|| {});
+    std::thread::scope(|scope| {
+        let (spool, stopper) = (&bench.spool, stop.clone());
+        let bench = &bench;
+        let buffer = scope.spawn(move || {
+            let mut file = bench.sink().rotating(every).expect("a file");
+            let flush = config::Buffer { flush_records: 1, ..policy().flush };
+            let sinks = Sinks { output: &mut file, dead_letters: None };
+            run(spool, sinks, Policy { flush, ..policy() }, &stopper, || {})
+        });
+        let until = clock::now() + Duration::from_secs(20);
+        while rotated(bench).is_empty() && clock::now() < until {
+            std::thread::yield_now();
+        }
+        // Another period, in which there is nothing to be set aside.
+        stop.wait(Duration::from_millis(1100));
+        stop.request();
+        bell::ring_for_sure(&bench.spool.bells().buffer);
+        buffer.join().expect("no panic").expect("drained");
+    });
+    assert_eq!(rotated(&bench).len(), 1);
+    assert_eq!(read(&rotated(&bench)[0]), expected(0..2));
+    assert_eq!(bench.output(), "");
+}

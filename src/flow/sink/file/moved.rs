@@ -1,0 +1,61 @@
+//! An output that somebody else has moved.
+
+use super::{FileSink, Rotating};
+use crate::error::Error;
+use crate::flow::queue::spool::directory_of;
+use crate::flow::sink::Position;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+impl FileSink {
+    /// The file that was written to has another name now, or none. A batch that was begun in it is
+    /// finished there, so that no record is cut in two or written to both. Says how many bytes of
+    /// the batch are done: all or none.
+    pub(super) fn settle_moved(&self, committed: Position, pending: &[u8]) -> Result<usize, Error> {
+        let Some((path, file)) = self.find_moved(committed) else {
+            log::warn!("{}: not the file it was; appending to this one", self.path.display());
+            return Ok(0);
+        };
+        log::warn!(
+            "{}: the file that was written to is now {}; appending to a new one",
+            self.path.display(),
+            path.display()
+        );
+        let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
+        let moved = FileSink {
+            path: path.clone(),
+            place: path.clone(),
+            shape: self.shape.clone(),
+            file,
+            regular: true,
+            at: committed,
+            rotating: Rotating::default(),
+        };
+        let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
+        if done == 0 {
+            return Ok(0);
+        }
+        moved.file.write_all_at(&pending[done..], committed.len + done as u64).map_err(fail)?;
+        moved.file.sync_data().map_err(fail)?;
+        Ok(pending.len())
+    }
+
+    /// Looks for the committed file among those beside the output.
+    fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
+        let entries = std::fs::read_dir(directory_of(&self.path)).ok()?.flatten();
+        let same = |metadata: &std::fs::Metadata| {
+            (metadata.dev(), metadata.ino()) == (committed.device, committed.inode)
+        };
+        let mut found = entries.filter(|entry| entry.metadata().is_ok_and(|it| same(&it)));
+        let path = found.next()?.path();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path)
+            .ok()?;
+        // Still the same after it was opened?
+        file.metadata().is_ok_and(|metadata| same(&metadata)).then_some((path, file))
+    }
+}

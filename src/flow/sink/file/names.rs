@@ -1,0 +1,165 @@
+//! Names of the files that an output was before: `pings.2026-11-21T161500.123456Z.jsonl`.
+//!
+//! The moment stands before the extension, in UTC and always equally long, so that names sort by
+//! time. A file is one of ours only if its name is exactly what we would have written.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// As in a name; a colon would not do on every file system that a file may be copied to.
+const FORMAT: &str = "%Y-%m-%dT%H%M%S%.6fZ";
+/// Bytes of a moment in a name.
+const MOMENT_BYTES: usize = 25;
+/// What compressed files have behind their names.
+const PACKED: [&str; 2] = [".zst", ".gz"];
+
+/// The most bytes that are added to the output's own name.
+pub(crate) const ADDED_MAX: usize = 48;
+
+/// The output's own name, in its two parts.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    directory: PathBuf,
+    /// With the dot behind it.
+    stem: Vec<u8>,
+    /// With the dot before it; empty if there is none.
+    extension: Vec<u8>,
+}
+
+/// A file that the output was before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rotated {
+    /// Microseconds since 1970.
+    pub moment: u64,
+    pub path: PathBuf,
+}
+
+impl Names {
+    pub(crate) fn of(output: &Path) -> Names {
+        let part = |part: Option<&OsStr>| part.map(|part| part.as_bytes().to_vec());
+        let mut stem = part(output.file_stem()).unwrap_or_default();
+        stem.push(b'.');
+        let extension = part(output.extension()).map(|mut extension| {
+            extension.insert(0, b'.');
+            extension
+        });
+        let directory = crate::flow::queue::spool::directory_of(output).to_path_buf();
+        Names { directory, stem, extension: extension.unwrap_or_default() }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the output is called once it is set aside.
+    pub(crate) fn at(&self, moment: u64) -> PathBuf {
+        let name = [&self.stem, text(moment).as_bytes(), &self.extension].concat();
+        self.directory.join(OsString::from_vec(name))
+    }
+
+    /// The moment in a name of ours, compressed or not.
+    fn moment(&self, name: &OsStr) -> Option<u64> {
+        let mut name = name.as_bytes().strip_prefix(self.stem.as_slice())?;
+        for packed in PACKED {
+            name = match name.strip_suffix(packed.as_bytes()) {
+                Some(rest) if rest.ends_with(&self.extension) && rest.len() >= MOMENT_BYTES => rest,
+                _ => name,
+            };
+        }
+        let written = name.strip_suffix(self.extension.as_slice())?;
+        let written = std::str::from_utf8(written).ok()?;
+        let time = DateTime::strptime(FORMAT, written).ok()?.to_zoned(TimeZone::UTC).ok()?;
+        let moment = u64::try_from(time.timestamp().as_microsecond()).ok()?;
+        // Exactly what we would have written.
+        (text(moment) == written).then_some(moment)
+    }
+
+    /// All that are there, oldest first. What is no regular file is none.
+    ///
+    /// # Errors
+    /// If the directory can't be read.
+    pub(crate) fn all(&self) -> io::Result<Vec<Rotated>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let Some(moment) = self.moment(&entry.file_name()) else { continue };
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                all.push(Rotated { moment, path: entry.path() });
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+/// A moment as it stands in a name. One beyond the year 9999 is the last one before.
+fn text(moment: u64) -> String {
+    let moment = i64::try_from(moment).ok().and_then(|at| Timestamp::from_microsecond(at).ok());
+    moment.unwrap_or(Timestamp::MAX).strftime(FORMAT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-21T16:15:00.123456Z
+    const MOMENT: u64 = 1_795_277_700_123_456;
+
+    fn name(output: &str) -> String {
+        let path = Names::of(Path::new(output)).at(MOMENT);
+        path.file_name().expect("a name").to_str().expect("UTF-8").to_owned()
+    }
+
+    #[test]
+    fn the_extension_stays_and_the_moment_stands_before_it() {
+        assert_eq!(name("/x/pings.jsonl"), "pings.2026-11-21T161500.123456Z.jsonl");
+        assert_eq!(name("pings.tar.csv"), "pings.tar.2026-11-21T161500.123456Z.csv");
+        assert_eq!(name("results"), "results.2026-11-21T161500.123456Z");
+        assert_eq!(name(".hidden"), ".hidden.2026-11-21T161500.123456Z");
+        assert_eq!(text(MOMENT).len(), MOMENT_BYTES);
+        assert!(MOMENT_BYTES + 1 + PACKED[0].len() <= ADDED_MAX);
+    }
+
+    #[test]
+    fn only_what_we_would_have_written_is_ours() {
+        let names = Names::of(Path::new("/x/pings.jsonl"));
+        let moment = |name: &str| names.moment(OsStr::new(name));
+        for ours in ["", ".zst", ".gz"] {
+            let name = format!("pings.2026-11-21T161500.123456Z.jsonl{ours}");
+            assert_eq!(moment(&name), Some(MOMENT), "{name}");
+        }
+        for foreign in [
+            "pings.jsonl",
+            "pings.jsonl.1",
+            "pings.2026-11-21.jsonl",
+            "pings.2026-11-21T161500Z.jsonl",
+            "pings.2026-11-21T161500.123456Z.csv",
+            "pings.2026-11-21T161500.123456Z.jsonl.bak",
+            "pings.2026-11-21T161500.123456Z.jsonl.gz.zst.gz",
+            "pings.2026-13-21T161500.123456Z.jsonl",
+            "pings.2026-11-21T161500.1234567Z.jsonl",
+            "pings.2026-11-21T161500.12345Z.jsonl",
+            "pings.+026-11-21T161500.123456Z.jsonl",
+            "old.pings.2026-11-21T161500.123456Z.jsonl",
+            "pings.x.2026-11-21T161500.123456Z.jsonl",
+            ".pings.2026-11-21T161500.123456Z.jsonl",
+            "",
+        ] {
+            assert_eq!(moment(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn names_sort_by_time() {
+        let moments = [0, 1, 999_999, 1_000_000, MOMENT, MOMENT + 1, 4_102_444_800_000_000];
+        let names: Vec<String> = moments.iter().map(|at| text(*at)).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        // No panic.
+        text(u64::MAX);
+    }
+}

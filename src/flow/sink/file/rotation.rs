@@ -1,0 +1,219 @@
+//! A file that is set aside, and a new one begun in its place. The steps and what a death between
+//! any two of them leaves stand in [`crate::flow::queue::commit`].
+
+use super::FileSink;
+use super::names::Names;
+use crate::config::Rotation;
+use crate::error::Error;
+use crate::flow::sink::Position;
+use crate::sys::clock;
+use rustix::fs::{AtFlags, CWD, Mode, RenameFlags};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of the longest name that Linux file systems take.
+const NAME_MAX: usize = 255;
+
+/// When a file is rotated, and what is known of it for that.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rotating {
+    pub rotation: Rotation,
+    /// The number of the period that its newest record is of; `None`: it has none.
+    pub period: Option<u64>,
+    /// It was said that a file can't be removed.
+    warned: bool,
+}
+
+impl Rotating {
+    /// The number of the period that this moment is in; 0 if there are no periods.
+    fn number(&self, wall: Duration) -> u64 {
+        let every = self.rotation.every.map_or(0, |every| every.as_nanos());
+        wall.as_nanos().checked_div(every).map_or(0, |number| u64::try_from(number).unwrap_or(0))
+    }
+
+    /// Is it time, for a file that is so long, before so many more bytes?
+    fn is_due(&self, len: u64, more: usize, wall: Duration) -> bool {
+        let full = self.rotation.bytes.is_some_and(|max| len.saturating_add(more as u64) > max);
+        let over = self.period.is_some_and(|period| period < self.number(wall));
+        len > 0 && (full || over)
+    }
+
+    /// When the period ends of which the file is.
+    fn ends(&self) -> Option<Duration> {
+        let end = self.rotation.every?.as_nanos() * (u128::from(self.period?) + 1);
+        let seconds = u64::try_from(end / 1_000_000_000).ok()?;
+        Some(Duration::new(seconds, (end % 1_000_000_000) as u32))
+    }
+}
+
+impl FileSink {
+    /// Rotates from now on.
+    ///
+    /// # Errors
+    /// If this is no file that can be.
+    pub(crate) fn rotating(mut self, rotation: Rotation) -> Result<FileSink, Error> {
+        if !rotation.is_on() {
+            return Ok(self);
+        }
+        let refused = |why: &str| {
+            Err(Error::Config(format!(
+                "{}: can't be rotated, {why}: name another output, or drop output.rotate_bytes \
+                 and output.rotate_every",
+                self.path.display()
+            )))
+        };
+        if !self.regular {
+            return refused("since it is no regular file");
+        }
+        if ["/dev", "/proc"].iter().any(|top| self.path.starts_with(top)) {
+            return refused("since its name is not a file's own");
+        }
+        let name = self.place.file_name().map_or(0, std::ffi::OsStr::len);
+        if name + super::names::ADDED_MAX > NAME_MAX {
+            return refused("since its name is too long for a moment to be added");
+        }
+        self.rotating.rotation = rotation;
+        self.note_age();
+        Ok(self)
+    }
+
+    /// Takes the file's last change for the age of its newest record.
+    pub(super) fn note_age(&mut self) {
+        let changed = self.file.metadata().ok().filter(|it| it.len() > 0);
+        let changed = changed.map(|it| {
+            let nanos = u32::try_from(it.mtime_nsec()).unwrap_or(0);
+            Duration::new(it.mtime().max(0).unsigned_abs(), nanos)
+        });
+        let number = changed.map(|changed| self.rotating.number(changed));
+        self.rotating.period = number.filter(|_| self.rotating.rotation.every.is_some());
+    }
+
+    /// Notes that something was written now.
+    pub(super) fn note_write(&mut self) {
+        if self.rotating.rotation.every.is_some() && self.rotating.period.is_none() {
+            self.rotating.period = Some(self.rotating.number(clock::wall()));
+        }
+    }
+
+    pub(super) fn is_due(&self, more: usize) -> bool {
+        self.rotating.is_due(self.at.len, more, clock::wall())
+    }
+
+    pub(super) fn room_left(&self) -> Option<u64> {
+        let max = self.rotating.rotation.bytes?;
+        let header = self.shape.header.len() as u64;
+        // A full one is about to be empty.
+        let used = if (1..max).contains(&self.at.len) { self.at.len } else { header };
+        Some(max.saturating_sub(used))
+    }
+
+    pub(super) fn period_ends(&self) -> Option<Duration> {
+        let end = self.rotating.ends().filter(|_| self.at.len > 0)?;
+        Some(end.saturating_sub(clock::wall()))
+    }
+
+    /// Now; or a little later than the newest that is there, should the clock have gone back.
+    pub(super) fn moment(&self) -> u64 {
+        let now = u64::try_from(clock::wall().as_micros()).unwrap_or(u64::MAX);
+        // If they can't be read, the names that are taken are found one by one.
+        let all = Names::of(&self.place).all().unwrap_or_default();
+        all.last().map_or(now, |newest| now.max(newest.moment + 1))
+    }
+
+    /// Steps 3 and 4.
+    pub(super) fn set_aside(&mut self, committed: Position, moment: u64) -> io::Result<()> {
+        let names = Names::of(&self.place);
+        let old = std::fs::symlink_metadata(&self.place).ok();
+        let is_committed =
+            |it: &std::fs::Metadata| (it.dev(), it.ino()) == (committed.device, committed.inode);
+        if old.as_ref().is_some_and(is_committed) {
+            let aside = rename_to_free(&self.place, &names, moment)?;
+            log::info!("{}: rotated to {}", self.path.display(), aside.display());
+        }
+        self.begin_new()?;
+        File::open(names.directory())?.sync_all()?;
+        // Main may have opened the new one, after everything had died.
+        self.find_again().map_err(io::Error::other)?;
+        self.at.synced = self.at.len;
+        Ok(())
+    }
+
+    /// Creates the file that comes next, with owner and mode of the one before, if it isn't there.
+    fn begin_new(&self) -> io::Result<()> {
+        let model = self.file.metadata()?;
+        let mode = model.mode() & 0o7777;
+        let mut options = OpenOptions::new();
+        let new = options.append(true).create(true).mode(mode & 0o777).open(&self.place)?;
+        let metadata = new.metadata()?;
+        if metadata.len() > 0 || !metadata.is_file() {
+            return Ok(());
+        }
+        if (metadata.uid(), metadata.gid()) != (model.uid(), model.gid()) {
+            // Only root can give a file away; whoever can't, owns the new one.
+            let _given = std::os::unix::fs::fchown(&new, Some(model.uid()), Some(model.gid()));
+        }
+        // What the mask has taken away. One that can't be given is as good as that.
+        let _changed = rustix::fs::fchmod(&new, Mode::from_raw_mode(mode));
+        Ok(())
+    }
+
+    /// Opens the file again that has the output's name.
+    pub(super) fn open_again(&mut self) -> Result<(), Error> {
+        let rotating = self.rotating.clone();
+        *self = FileSink::open(&self.path, self.shape.clone())?;
+        self.rotating = rotating;
+        self.note_age();
+        Ok(())
+    }
+
+    /// Removes the oldest, if there are more than are to be kept.
+    pub(super) fn remove_old(&mut self) {
+        let Some(keep) = self.rotating.rotation.keep else { return };
+        let names = Names::of(&self.place);
+        let removed = names.all().and_then(|all| {
+            let mut moments: Vec<u64> = all.iter().map(|it| it.moment).collect();
+            moments.dedup();
+            let old = moments.len().saturating_sub(keep as usize);
+            let Some(oldest_kept) = moments.get(old) else { return Ok(()) };
+            all.iter().filter(|it| it.moment < *oldest_kept).try_for_each(|it| {
+                match std::fs::remove_file(&it.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                }
+            })
+        });
+        let warned = removed.is_err() && std::mem::replace(&mut self.rotating.warned, true);
+        if let Err(error) = removed
+            && !warned
+        {
+            log::warn!(
+                "{}: can't remove rotated files that are not to be kept: {error}",
+                self.path.display()
+            );
+        }
+    }
+}
+
+/// Gives the file a name that nobody has: that of the moment, or of the next that is free.
+fn rename_to_free(from: &Path, names: &Names, moment: u64) -> io::Result<PathBuf> {
+    for moment in moment.. {
+        let to = names.at(moment);
+        let renamed = match rustix::fs::renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
+            // A file system without this kind of rename: a hard link refuses an existing name too.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                rustix::fs::linkat(CWD, from, CWD, &to, AtFlags::empty())
+                    .and_then(|()| rustix::fs::unlink(from))
+            }
+            other => other,
+        };
+        match renamed {
+            Ok(()) => return Ok(to),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}

@@ -1,0 +1,89 @@
+//! What an output file does about what it finds.
+
+use super::*;
+
+fn sink(content: &[u8]) -> (tempfile::TempDir, FileSink) {
+    let directory = tempfile::tempdir().expect("temp dir");
+    let path = directory.path().join("out");
+    std::fs::write(&path, content).expect("write");
+    let sink = FileSink::open(&path, Shape::ended_by(b'\n')).expect("open");
+    (directory, sink)
+}
+
+fn at(sink: &FileSink, len: u64) -> Option<Position> {
+    Some(Position { len, ..sink.at })
+}
+
+#[test]
+fn what_of_a_batch_is_there_already_is_not_written_again() {
+    let (_directory, mut sink) = sink(b"old\nnew");
+    let committed = at(&sink, 4);
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\nmore\n")).expect("open"), 3);
+    assert_eq!(sink.position().expect("regular").len, 7);
+}
+
+#[test]
+fn bytes_that_are_not_ours_are_put_aside() {
+    let (directory, mut sink) = sink(b"old\nnexx");
+    let committed = at(&sink, 4);
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 2);
+    assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nne");
+    assert_eq!(std::fs::read(directory.path().join("out.quarantine")).expect("read"), b"xx");
+}
+
+#[test]
+fn a_batch_that_was_begun_in_a_file_that_was_moved_is_finished_there() {
+    let (directory, mut sink) = sink(b"old\nne");
+    let committed = at(&sink, 4);
+    let (path, moved) = (directory.path().join("out"), directory.path().join("out.1"));
+    std::fs::rename(&path, &moved).expect("rename");
+    std::fs::write(&path, "").expect("a new output");
+    sink = loop {
+        // See the test of the lock.
+        if let Ok(sink) = FileSink::open(&path, Shape::ended_by(b'\n')) {
+            break sink;
+        }
+    };
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 4);
+    assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
+    assert_eq!(std::fs::read(&path).expect("read"), b"");
+}
+
+#[test]
+fn a_buffer_whose_output_was_removed_goes_on_in_the_file_that_the_one_before_it_has_made() {
+    let (directory, mut of_main) = sink(b"old\n");
+    let path = directory.path().join("out");
+    std::fs::remove_file(&path).expect("remove");
+    std::fs::write(&path, b"first\nsec").expect("what the other buffer has written");
+    let metadata = std::fs::metadata(&path).expect("metadata");
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let committed = Some(Position { device, inode, len: 6, synced: 0 });
+    assert_eq!(Sink::open(&mut of_main, committed, Batch::of(b"second\n")).expect("open"), 3);
+    of_main.append(b"ond\n").expect("write");
+    assert_eq!(std::fs::read(&path).expect("read"), b"first\nsecond\n");
+}
+
+#[test]
+fn what_somebody_else_appended_stays() {
+    let (directory, mut sink) = sink(b"old\nforeign\n");
+    let committed = at(&sink, 4);
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"")).expect("open"), 0);
+    sink.append(b"ours\n").expect("write");
+    let content = std::fs::read(directory.path().join("out")).expect("read");
+    assert_eq!(content, b"old\nforeign\nours\n");
+}
+
+#[test]
+fn an_existing_output_without_a_last_newline_gets_one() {
+    let (directory, mut sink) = sink(b"old");
+    assert_eq!(Sink::open(&mut sink, None, Batch::of(b"")).expect("open"), 0);
+    sink.append(b"ours\n").expect("write");
+    assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nours\n");
+}
+
+#[test]
+fn an_output_that_another_pipeline_writes_is_refused() {
+    let (directory, _sink) = sink(b"");
+    let second = FileSink::open(&directory.path().join("out"), Shape::ended_by(b'\n'));
+    assert!(matches!(second, Err(Error::Held(_))));
+}
