@@ -56,9 +56,9 @@ pub(super) fn erase() -> &'static str {
     if is_active() && BELOW_LOG.load(Ordering::Relaxed) { ERASE } else { "" }
 }
 
-/// Columns that a bar may take, one less than there are: at the last one some terminals begin a line.
+/// Columns that a bar may take: there is room behind it for what the terminal itself shows of Ctrl-C.
 pub(crate) fn width() -> usize {
-    terminal::size(io::stderr()).map_or(79, |(columns, _)| columns.saturating_sub(1))
+    terminal::size(io::stderr()).map_or(77, |(columns, _)| columns.saturating_sub(3))
 }
 
 /// Draws it. It is skipped while the terminal is for other programs, or takes nothing.

@@ -7,8 +7,8 @@
 //! neither.
 
 use super::facts::{Doing, State, Status};
-use crate::flow::queue::processes;
 use crate::flow::queue::spool::Spool;
+use crate::flow::queue::{orphans, processes};
 use crate::sys::atomic::Ordering;
 use crate::sys::proc_fs;
 
@@ -93,12 +93,14 @@ pub(crate) fn judge_ready(status: &Status) -> Verdict {
 /// Children that have ended and that main has not reaped. It does that at once, so that who stands
 /// here twice, a while apart, says that main hangs.
 pub(crate) fn unreaped(spool: &Spool) -> Vec<u64> {
+    // What a dead main has left behind is not its to reap.
+    let Some(main) = orphans::main_of(spool) else { return Vec::new() };
     let entry = |index: usize| {
         let process = spool.process(index);
         let pid = process.pid.load(Ordering::Relaxed);
         let stat = proc_fs::stat(i32::try_from(pid).ok()?)?;
         let start = process.start.load(Ordering::Relaxed);
-        (stat.ended() && stat.start_time == start).then_some(pid)
+        (stat.ended() && stat.start_time == start && stat.ppid == main).then_some(pid)
     };
     (0..processes::worker(spool.lanes())).filter_map(entry).collect()
 }
