@@ -67,7 +67,7 @@ fn a_configuration_names_functions_that_take_jobs_and_functions_that_produce() {
     place.write("sums.toml", FUNCTIONS);
     let checked = place.command(&["check", "sums.toml"]).finish();
     checked.assert_exit(0);
-    assert_eq!(checked.stdout, "sums.toml: valid\n");
+    assert!(checked.stdout.starts_with("sums.toml: valid\n"), "{}", checked.stdout);
     let ended = place.command(&["run", "sums.toml"]).finish();
     ended.assert_exit(0);
     assert_eq!(sums(&place), expected);

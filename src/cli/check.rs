@@ -1,11 +1,12 @@
 //! `procsig check`: is a configuration valid, and what would it do?
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::render::{self, Style};
-use super::{complain, count, print};
+use super::{complain, count, print, summary};
 use crate::config::raw::{self, Loaded, Overrides};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode, Mistake, Mistakes, Wrong};
@@ -24,18 +25,22 @@ pub(super) fn check(
     }
     match loaded {
         Ok(loaded) => {
-            for warning in loaded.warnings.lines() {
-                complain(program, "warning", &warning);
-            }
-            print(&format!("{}: valid\n", path.display()))
+            show(&render::warnings(&loaded.warnings, style));
+            let summary = summary::text(&loaded.config);
+            print(&format!("{}: valid\n{summary}", path.display()))
         }
         Err(Error::Mistakes(mistakes)) => {
-            eprint!("{}", render::mistakes(&mistakes, style));
+            show(&render::mistakes(&mistakes, style));
             complain(program, "error", &count(&mistakes));
             Ok(ExitCode::Config)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Writes to standard error. With none there is nobody left to tell; the exit code says it.
+fn show(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn load(path: &Path, daemon: Daemon) -> Result<Loaded, Error> {
@@ -67,6 +72,7 @@ fn report(path: &Path, loaded: &Result<Loaded, Error>) -> Result<ExitCode, Error
         "valid": code == ExitCode::Success,
         "mistakes": mistakes,
         "warnings": warnings,
+        "would": loaded.as_ref().ok().map(|loaded| summary::json(&loaded.config)),
     });
     print(&format!("{object:#}\n")).map(|_| code)
 }

@@ -12,6 +12,8 @@ mod manual;
 mod render;
 mod run;
 mod status;
+mod summary;
+mod tip;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -40,6 +42,13 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
+            let words: Vec<_> = std::env::args_os().collect();
+            if let Some(tip) = tip::forgotten_dashes(&words, &line, &program)
+                && error.use_stderr()
+            {
+                complain(&program, "error", &tip);
+                return ExitCode::Usage.code().into();
+            }
             // Help and version come this way, too. If they can't be printed, nobody is reading.
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(ExitCode::Usage.code()).into();

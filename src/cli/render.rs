@@ -17,6 +17,7 @@ pub(super) struct Style {
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[1;31m";
+const YELLOW: &str = "\x1b[1;33m";
 const BLUE: &str = "\x1b[1;34m";
 const RESET: &str = "\x1b[0m";
 
@@ -27,7 +28,7 @@ const WIDTH_MIN: usize = 40;
 
 impl Style {
     fn paint(self, color: &str, text: &str) -> String {
-        match self.color {
+        match self.color && !text.is_empty() {
             true => format!("{color}{text}{RESET}"),
             false => text.to_owned(),
         }
@@ -36,19 +37,34 @@ impl Style {
 
 /// All of them, with an empty line behind each.
 pub(super) fn mistakes(mistakes: &Mistakes, style: Style) -> String {
+    all(mistakes, "", style)
+}
+
+/// The same for what is accepted.
+pub(super) fn warnings(warnings: &Mistakes, style: Style) -> String {
+    all(warnings, "warning: ", style)
+}
+
+fn all(mistakes: &Mistakes, kind: &str, style: Style) -> String {
+    let style = Style { width: style.width.max(WIDTH_MIN), ..style };
     let mut text = String::new();
     for mistake in mistakes.iter() {
-        one(&mut text, mistakes, mistake, style);
+        let place = style.paint(BOLD, &escape(&mistakes.place(mistake)));
+        let key = match mistake.key.as_str() {
+            "" => String::new(),
+            key => format!("{}: ", escape(key)),
+        };
+        let kind = style.paint(YELLOW, kind);
+        let message = mistake.wrong.message();
+        let _ = writeln!(text, "{place}{kind}{}{}", style.paint(BOLD, &key), escape(&message));
+        below(&mut text, (mistakes, mistake), style);
         text.push('\n');
     }
     text
 }
 
-fn one(text: &mut String, all: &Mistakes, mistake: &Mistake, style: Style) {
-    let style = Style { width: style.width.max(WIDTH_MIN), ..style };
-    let place = all.place(mistake);
-    let message = mistake.wrong.message();
-    let _ = writeln!(text, "{}{}", style.paint(BOLD, &escape(&place)), escape(&message));
+/// The line that is meant, and what is to be said about it.
+fn below(text: &mut String, (all, mistake): (&Mistakes, &Mistake), style: Style) {
     let mut notes = Vec::new();
     let suggestion = mistake.wrong.suggestion.as_deref();
     let suggestion = suggestion.map(|meant| format!("did you mean {meant}?"));

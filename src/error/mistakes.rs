@@ -170,7 +170,7 @@ impl Mistakes {
         Some(start..position(self.text(), bytes.end.max(bytes.start)))
     }
 
-    /// A mistake's place and key, as they begin its line: `FILE:LINE:COLUMN: KEY: `.
+    /// A mistake's place, as it begins its line: `FILE:LINE:COLUMN: `.
     pub(crate) fn place(&self, mistake: &Mistake) -> String {
         let mut place = String::new();
         let begins_with_option = mistake.key.starts_with('-');
@@ -181,15 +181,15 @@ impl Mistakes {
             }
             place += ": ";
         }
-        if !mistake.key.is_empty() {
-            place += &format!("{}: ", mistake.key);
-        }
         place
     }
 
     /// Each of them in one line.
     pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
-        self.iter().map(|mistake| format!("{}{}", self.place(mistake), mistake.wrong))
+        self.iter().map(|mistake| {
+            let key = if mistake.key.is_empty() { "" } else { ": " };
+            format!("{}{}{key}{}", self.place(mistake), mistake.key, mistake.wrong)
+        })
     }
 }
 

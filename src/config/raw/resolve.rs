@@ -297,7 +297,7 @@ impl Resolver<'_> {
         if let Some(worker) = workers.iter().filter(is_command).find(|worker| !has_room(worker)) {
             let what = format!(
                 "a lane of {bytes} bytes can't hold a result with {} bytes of standard output and as \
-                 many of standard error (workers.{}.max_output): such a job fails",
+                 many of standard error (workers.{}.max_output): such a job would fail",
                 worker.max_output, worker.name
             );
             self.warning(lane, what);
