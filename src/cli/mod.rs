@@ -150,6 +150,31 @@ mod tests {
         assert_eq!(loaded.config.workers[0].name, "checksum");
     }
 
+    /// `key = value`, in force or not, with the table that it stands in.
+    fn settings_of_example() -> Vec<(String, String)> {
+        let mut table = String::new();
+        let mut settings = Vec::new();
+        for line in EXAMPLE.lines() {
+            let line = line.trim_start_matches(['#', ' ']);
+            if let Some(rest) = line.strip_prefix('[') {
+                table = rest.split(']').next().unwrap_or_default().to_owned();
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                settings.push((table.replace("workers.checksum", "workers.NAME"), key.to_owned()));
+            }
+        }
+        settings
+    }
+
+    #[test]
+    fn the_example_says_what_each_key_does() {
+        let settings = settings_of_example();
+        let said = |table: &str, key: &str| {
+            settings.iter().any(|setting| (setting.0.as_str(), setting.1.as_str()) == (table, key))
+        };
+        let forgotten: Vec<_> = raw::keys().into_iter().filter(|key| !said(key.0, key.1)).collect();
+        assert!(forgotten.is_empty(), "init.toml says nothing about {forgotten:?}");
+    }
+
     #[test]
     fn the_example_is_valid_with_every_setting_in_force() {
         let is_setting = |line: &str| {

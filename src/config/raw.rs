@@ -15,8 +15,8 @@
 //!    `worker.rs`, `jobs.rs`) from `raw.KEY.get()`. What depends on other keys is checked there:
 //!    `self.mistake(origin, Wrong::new("what").allowed("...").help("..."))`, with the place
 //!    from `raw.KEY.origin()`; `self.warning` for what is accepted and has no effect.
-//! 3. Its explanation in what `procsig init` prints (`cli/init.toml`). A test says so if it is
-//!    forgotten, and another one puts a mistake into each key.
+//! 3. Its explanation in what `procsig init` prints (`cli/init.toml`), and a value out of its range in
+//!    `mistake_tests.rs`. Tests say so if they are forgotten.
 
 mod files;
 mod jobs;
@@ -44,6 +44,8 @@ use crate::error::{Error, Mistakes, Wrong};
 pub(crate) use known::{Known, KnownFunction, KnownSink, KnownSource};
 use reader::{Field, Origin};
 use resolve::Resolver;
+#[cfg(test)]
+pub(crate) use tables::keys;
 pub(crate) use values::{duration, positive_duration};
 
 /// What the command line says; each field overrides its key of the file.
@@ -190,5 +192,7 @@ impl Resolver<'_> {
 /// Behind so many mistakes of syntax, others are guesses.
 const SYNTAX_MISTAKES_MAX: usize = 10;
 
+#[cfg(test)]
+mod mistake_tests;
 #[cfg(test)]
 mod tests;

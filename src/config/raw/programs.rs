@@ -31,7 +31,11 @@ impl Resolver<'_> {
         environment: &BTreeMap<String, String>,
         origins: (&Origin, &Origin),
     ) {
-        let Some(name) = command.first().filter(|name| !name.contains("{}")) else { return };
+        let Some(name) = command.first() else { return };
+        let is_line = command.len() == 1 && name.contains(' ') && !name.contains('/');
+        if name.contains("{}") && !is_line {
+            return;
+        }
         let path = Path::new(name);
         let by_path = name.contains('/');
         let error = match spawn::find_program(name, environment) {

@@ -342,7 +342,10 @@ impl Resolver<'_> {
     ) -> Field<T> {
         match read(self, value, origin) {
             Some(value) => Field::Given(value, origin.clone()),
-            None => Field::Unusable(origin.clone()),
+            None => {
+                self.unusable.insert(origin.label.clone());
+                Field::Unusable(origin.clone())
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! The caller then goes on with the default, which is never used: one mistake is enough for no
 //! [`Config`] to come out, and going on is how the others are found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ::log::LevelFilter;
@@ -33,6 +33,7 @@ pub(super) fn file(
         known,
         environment,
         strict,
+        unusable: BTreeSet::new(),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -50,6 +51,7 @@ pub(super) fn quick(run: Run, (overrides, known): (&Overrides, &Known)) -> Resul
         known,
         environment: &|name| std::env::var(name),
         strict: true,
+        unusable: BTreeSet::new(),
         mistakes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -92,6 +94,8 @@ pub(super) struct Resolver<'a> {
     pub(super) environment: Environment<'a>,
     /// What is named has to be there.
     pub(super) strict: bool,
+    /// Keys whose values can't be used: one mistake in each is enough.
+    pub(super) unusable: BTreeSet<String>,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
 }
@@ -100,7 +104,8 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn mistake(&mut self, origin: &Origin, wrong: impl Into<Wrong>) {
         let wrong = wrong.into();
-        if wrong.outside && !self.strict {
+        let is_said = self.unusable.contains(&origin.label);
+        if is_said || (wrong.outside && !self.strict) {
             return;
         }
         let mistake = self.note(origin, wrong);

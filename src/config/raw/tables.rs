@@ -188,7 +188,7 @@ table! {
 }
 
 /// All keys with the tables that they belong to; the table of a file's own keys has no name.
-pub(super) fn keys() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn keys() -> Vec<(&'static str, &'static str)> {
     let tables = [
         ("jobs", RawJobs::KEYS),
         ("workers.NAME", RawWorker::KEYS),

@@ -5,26 +5,26 @@ use crate::config::{Directory, Format, Jobs, Limits, Privileges, Run, SyncPolicy
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
-struct Files(tempfile::TempDir);
+pub(super) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new(text: &str) -> Files {
+    pub(super) fn new(text: &str) -> Files {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("hosts.txt"), "a\nb\n").unwrap();
         std::fs::write(folder.path().join("pings.toml"), text).unwrap();
         Files(folder)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn load_with(&self, overrides: &Overrides) -> Result<Loaded, Error> {
+    pub(super) fn load_with(&self, overrides: &Overrides) -> Result<Loaded, Error> {
         load(&self.path("pings.toml"), overrides, &Known::default())
     }
 
     /// The mistakes without the folder, one a line.
-    fn mistakes(&self) -> Vec<String> {
+    pub(super) fn mistakes(&self) -> Vec<String> {
         let error = self.load_with(&Overrides::default()).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Config);
         let folder = format!("{}/", self.0.path().display());
@@ -36,20 +36,20 @@ fn load_text(text: &str) -> Config {
     Files::new(text).load_with(&Overrides::default()).unwrap().config
 }
 
-fn mistakes(text: &str) -> Vec<String> {
+pub(super) fn mistakes(text: &str) -> Vec<String> {
     Files::new(text).mistakes()
 }
 
-fn only_mistake(text: &str) -> String {
+pub(super) fn only_mistake(text: &str) -> String {
     let mistakes = mistakes(text);
     assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
     mistakes.into_iter().next().unwrap()
 }
 
-const WORKER: &str = "[workers.ping]\ncommand = [\"echo\", \"{}\"]\n";
+pub(super) const WORKER: &str = "[workers.ping]\ncommand = [\"echo\", \"{}\"]\n";
 
 /// Every key of the interface, except for the two that exclude `command`.
-const COMPLETE: &str = r#"
+pub(super) const COMPLETE: &str = r#"
 name = "pings"
 [jobs]
 lines = "hosts.txt"
