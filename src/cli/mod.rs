@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod dead_letters;
 mod help;
+mod init;
 mod manual;
 mod render;
 mod run;
@@ -64,7 +65,7 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
         Command::Timeline { spool, json } => timeline(spool.as_deref(), json, &known),
         Command::Status(arguments) => find::spool(arguments.place.as_deref(), &known)
             .and_then(|spool| status::status(&arguments, &spool)),
-        Command::Init => print(EXAMPLE),
+        Command::Init => print(&init::example(&program, &known)),
         Command::Completions { shell } => print(&help::completions(shell, line, &program)),
         Command::Man => manual::page(line, &program, &known).and_then(|page| print(&page)),
     };
@@ -125,69 +126,4 @@ fn complain(program: &str, kind: &str, text: &str) {
     let lines: Vec<_> = text.lines().map(escape).collect();
     // With no standard error there is nobody left to tell; the exit code says it.
     let _ = writeln!(io::stderr(), "{}: {kind}: {}", escape(program), lines.join("\n"));
-}
-
-/// What `init` prints. A line that begins with `# ` and a key shows a setting that is not in
-/// force; without the `# ` it is valid, too.
-const EXAMPLE: &str = include_str!("init.toml");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::raw::{self, Overrides};
-
-    fn load_text(text: &str) -> Result<raw::Loaded, Error> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("example.toml");
-        std::fs::write(&path, text).unwrap();
-        raw::load(&path, &Overrides::default(), &Known::default())
-    }
-
-    #[test]
-    fn the_example_is_valid_as_it_is() {
-        let loaded = load_text(EXAMPLE).unwrap();
-        assert_eq!(loaded.warnings.iter().len(), 0);
-        assert_eq!(loaded.config.workers[0].name, "checksum");
-    }
-
-    /// `key = value`, in force or not, with the table that it stands in.
-    fn settings_of_example() -> Vec<(String, String)> {
-        let mut table = String::new();
-        let mut settings = Vec::new();
-        for line in EXAMPLE.lines() {
-            let line = line.trim_start_matches(['#', ' ']);
-            if let Some(rest) = line.strip_prefix('[') {
-                table = rest.split(']').next().unwrap_or_default().to_owned();
-            } else if let Some((key, _)) = line.split_once(" = ") {
-                settings.push((table.replace("workers.checksum", "workers.NAME"), key.to_owned()));
-            }
-        }
-        settings
-    }
-
-    #[test]
-    fn the_example_says_what_each_key_does() {
-        let settings = settings_of_example();
-        let said = |table: &str, key: &str| {
-            settings.iter().any(|setting| (setting.0.as_str(), setting.1.as_str()) == (table, key))
-        };
-        let forgotten: Vec<_> = raw::keys().into_iter().filter(|key| !said(key.0, key.1)).collect();
-        assert!(forgotten.is_empty(), "init.toml says nothing about {forgotten:?}");
-    }
-
-    #[test]
-    fn the_example_is_valid_with_every_setting_in_force() {
-        let is_setting = |line: &str| {
-            let key = line.split(" = ").next().unwrap_or("");
-            key != line && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        };
-        let text: Vec<&str> = EXAMPLE
-            .lines()
-            .map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line))
-            .collect();
-        assert!(text.contains(&"every = \"30s\""));
-        let loaded = load_text(&text.join("\n")).unwrap();
-        assert_eq!(loaded.config.name, "checksums");
-        assert_eq!(loaded.config.spool.lane, Some(1 << 20));
-    }
 }
