@@ -72,6 +72,10 @@ pub(super) enum Command {
         #[arg(value_name = "CONFIG.toml|SPOOL")]
         spool: Option<PathBuf>,
 
+        /// Write the chart to this file instead: as SVG if its name ends in .svg, otherwise as text
+        #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
+        output: Option<PathBuf>,
+
         /// Print what is known, with every event, as JSON
         #[arg(long)]
         json: bool,

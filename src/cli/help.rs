@@ -25,7 +25,9 @@ pub(super) fn examples(command: &str, program: &str, functions: &[&str]) -> Vec<
             "procsig check pings.toml && procsig run pings.toml",
             "procsig check --json pings.toml",
         ],
-        ("timeline", _) => &["procsig timeline pings.toml", "procsig timeline --json pings.jsonl"],
+        ("timeline", _) => {
+            &["procsig timeline pings.toml", "procsig timeline -o stop.svg pings.toml"]
+        }
         ("status", _) => &[
             "procsig status",
             "procsig status pings.toml --watch",

@@ -14,6 +14,8 @@ mod render;
 mod run;
 mod status;
 mod summary;
+mod terminal;
+mod timeline;
 mod tip;
 
 use std::io::{self, Write};
@@ -24,7 +26,7 @@ use clap::FromArgMatches;
 use crate::config::raw::Known;
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode, Mistakes};
-use crate::inspect::{find, last_run::LastRun, timeline};
+use crate::inspect::find;
 use crate::log::escape;
 
 use args::{Cli, Command};
@@ -62,7 +64,9 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
         Command::DeadLetters { file } => {
             dead_letters::print(&file, |mistake| complain(&program, "error", mistake))
         }
-        Command::Timeline { spool, json } => timeline(spool.as_deref(), json, &known),
+        Command::Timeline { spool, output, json } => {
+            timeline::show(spool.as_deref(), output.as_deref(), json, &known)
+        }
         Command::Status(arguments) => find::spool(arguments.place.as_deref(), &known)
             .and_then(|spool| status::status(&arguments, &spool)),
         Command::Init => print(&init::example(&program, &known)),
@@ -104,11 +108,6 @@ fn program_name() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "procsig".into())
-}
-
-fn timeline(given: Option<&Path>, json: bool, known: &Known) -> Result<ExitCode, Error> {
-    let run = LastRun::look(&find::spool(given, known)?)?;
-    print(&if json { timeline::json(&run) } else { timeline::list(&run) })
 }
 
 fn print(text: &str) -> Result<ExitCode, Error> {

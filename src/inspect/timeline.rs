@@ -1,4 +1,9 @@
-//! The story of the last run's stop.
+//! The story of the last run's stop: a chart with a row for each process, as text or as SVG, and the
+//! events that it is made of.
+
+pub(crate) mod chart;
+pub(crate) mod svg;
+pub(crate) mod text;
 
 use super::last_run::{LastRun, Main};
 use crate::flow::queue::history::{End, Event, Reason, What, Why};
@@ -31,16 +36,46 @@ pub(crate) fn json(run: &LastRun) -> String {
     format!("{value:#}\n")
 }
 
-/// Every event, a line each.
-pub(crate) fn list(run: &LastRun) -> String {
-    let events = run.story.before.iter().chain(&run.story.stop);
-    let line = |event: &Event| {
-        let who = event.slot.map_or_else(|| "supervisor".into(), |slot| run.name(slot));
-        let (what, detail) = words(event.what);
-        let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
-        format!("{:>12.3} s  {who} {what}{detail}\n", event.at.as_secs_f64())
+/// What runs, or ran, when no stop was asked for.
+pub(crate) fn without_stop(run: &LastRun) -> String {
+    let name = run.about.as_ref().map_or("a pipeline", |about| &about.name);
+    let since = minute(run.started);
+    let mut text = match run.main {
+        Main::Never => {
+            return format!("{}: nothing was run with this spool yet\n", run.path.display());
+        }
+        Main::Runs(pid) => format!(
+            "{name} runs since {since} (pid {pid}, {} children); no stop was asked for yet\n",
+            run.children
+        ),
+        Main::Frozen(pid) => format!(
+            "{name} was started {since}; its supervisor (pid {pid}) is frozen by a signal, and hears \
+             of nothing until it gets SIGCONT. No stop was asked for\n"
+        ),
+        Main::Elsewhere => format!(
+            "{name} runs since {since} in another container, or is ending there; no stop was asked \
+             for yet\n"
+        ),
+        Main::Exited | Main::Killed if run.booted_since => format!(
+            "{name} was started {since}, and the machine was booted since: there was no stop\n"
+        ),
+        Main::Exited | Main::Killed => format!(
+            "{name} was started {since}, and its supervisor (pid {}) was killed before any stop was \
+             asked for; {} of its processes are still ending by themselves\n",
+            run.pid, run.children
+        ),
     };
-    events.map(line).collect()
+    if let Some(about) = &run.about {
+        for kind in &about.kinds {
+            let what = kind.what.join(" ");
+            text += &format!(
+                "  worker {}: {} processes, {} threads each, {}: {what}\n",
+                kind.name, kind.processes, kind.threads, kind.runs
+            );
+        }
+    }
+    let lines: Vec<_> = text.lines().map(crate::log::escape).collect();
+    lines.join("\n") + "\n"
 }
 
 fn event_as_json(run: &LastRun, event: &Event) -> Value {
@@ -72,6 +107,36 @@ fn words(what: What) -> (&'static str, Option<String>) {
         What::Abandoned => ("left behind", None),
         What::Done { code } => ("done", Some(format!("exit code {code}"))),
     }
+}
+
+/// The reason as the beginning of a sentence.
+fn reason_sentence(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Signal => "asked to stop by a signal",
+        Reason::Finished => "all jobs were done",
+        Reason::Failure => "a child could not go on",
+    }
+}
+
+/// A wall time for people.
+fn minute(since_1970: Duration) -> String {
+    let time = timestamp(since_1970);
+    // 2026-01-31T22:39:19.123456Z
+    let seconds = time.get(..19).unwrap_or(&time);
+    format!("{} UTC", seconds.replace('T', " "))
+}
+
+/// Seconds from one tick of an axis to the next, so that there are about so many up to `to`.
+fn tick(to: f64, ticks: usize) -> f64 {
+    let least = (to / ticks as f64).max(1e-6);
+    let magnitude = 10f64.powf(least.log10().floor());
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * magnitude);
+    steps.into_iter().find(|step| *step >= least * 0.999).unwrap_or(10.0 * magnitude)
+}
+
+/// Digits behind the point that tell such ticks apart.
+fn digits(step: f64) -> usize {
+    (0..6).find(|digits| step * 10f64.powi(*digits) >= 0.999).unwrap_or(6) as usize
 }
 
 fn reason_word(reason: Reason) -> &'static str {
@@ -116,3 +181,6 @@ fn timestamp(since_1970: Duration) -> String {
     let time = jiff::Timestamp::new(seconds, since_1970.subsec_nanos().cast_signed());
     format!("{:.6}", time.unwrap_or(jiff::Timestamp::MAX))
 }
+
+#[cfg(test)]
+mod tests;
