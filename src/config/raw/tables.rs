@@ -206,3 +206,29 @@ pub(crate) fn keys() -> Vec<(&'static str, &'static str)> {
     let of_tables = tables.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key)));
     own.chain(of_tables).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::keys;
+
+    /// The page that names all keys, with the table that each belongs to.
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+    #[test]
+    fn the_page_of_the_configuration_has_every_key_and_no_other() {
+        let (mut table, mut there) = (String::new(), Vec::new());
+        for line in PAGE.lines() {
+            if let Some(heading) = line.strip_prefix("## ") {
+                let name = heading.strip_prefix("`[").and_then(|rest| rest.strip_suffix("]`"));
+                table = name.unwrap_or("").to_owned();
+            }
+            let key = line.strip_prefix("| `").and_then(|rest| rest.split_once("` |"));
+            there.extend(key.map(|(key, _)| (table.clone(), key.to_owned())));
+        }
+        let mut known: Vec<(String, String)> =
+            keys().into_iter().map(|(table, key)| (table.into(), key.into())).collect();
+        known.sort();
+        there.sort();
+        assert_eq!(there, known, "docs/configuration.md against the keys that are known");
+    }
+}
