@@ -8,8 +8,8 @@ mod workers;
 
 use crate::config::{self, Config, Worker};
 use crate::control::launch::{Kind, Launch, Own, Task};
-use crate::control::signal;
 use crate::control::supervisor::{self, Inbox};
+use crate::control::{notify, signal};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode};
 use crate::flow::balance::Balance;
@@ -312,9 +312,31 @@ fn claim_threads() -> Result<MutexGuard<'static, Option<Inbox>>, Error> {
 
 fn run(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Report, Error> {
     let mut inbox = claim_threads()?;
+    if inbox.is_none() {
+        notify::take_over();
+    }
+    let ended = run_alone(config, kinds, own, &mut inbox);
+    notify::tell(|| match &ended {
+        Ok(report) => {
+            let code = report.exit.code();
+            let cause = report.cause.as_ref().map(|cause| format!("; {cause}")).unwrap_or_default();
+            notify::status(&format!("stopped with exit code {code}: {}{cause}", report.balance))
+        }
+        Err(error) => notify::status(&error.to_string()),
+    });
+    ended
+}
+
+/// Runs it as the only run of this process.
+fn run_alone(
+    config: Config,
+    kinds: Vec<Kind>,
+    own: Own,
+    inbox: &mut Option<Inbox>,
+) -> Result<Report, Error> {
     let mask = sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
     let prepared = prepare(config, kinds, own).and_then(|launch| {
-        let inbox = match &mut *inbox {
+        let inbox = match inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::open(signal::install()?)?),
         };

@@ -253,6 +253,11 @@ impl Launch {
         }
     }
 
+    /// How much was done since this run began; quickly, and without reading the list.
+    pub(crate) fn progress(&self) -> String {
+        balance::progress(&self.spool, &self.opening, self.has_source())
+    }
+
     /// A few lines about how it stands.
     pub(crate) fn status(&self) -> Vec<String> {
         let books = match self.balance() {

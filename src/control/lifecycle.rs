@@ -114,6 +114,20 @@ impl Status {
         }
     }
 
+    /// Has it come to work, or is it one that does not exist?
+    fn got_ready(self) -> bool {
+        match self {
+            Status::Running
+            | Status::Finishing
+            | Status::Overdue
+            | Status::Recycled
+            | Status::Gone => true,
+            Status::Starting { .. } | Status::Killed | Status::TooSlow | Status::Pausing { .. } => {
+                false
+            }
+        }
+    }
+
     /// Is there a process that is not being killed?
     fn is_at_large(self) -> bool {
         self.is_alive() && !matches!(self, Status::Killed | Status::TooSlow)
@@ -144,6 +158,8 @@ pub(crate) struct Lifecycle {
     limits: Limits,
     /// In the end one more source is to acknowledge.
     acknowledges: bool,
+    /// It was said that all are ready.
+    announced: bool,
     phase: Phase,
     source: Status,
     workers: Vec<Status>,
@@ -175,6 +191,7 @@ impl Lifecycle {
         let lifecycle = Lifecycle {
             limits,
             acknowledges,
+            announced: false,
             phase: Phase::Running,
             source: if source { starting } else { Status::Gone },
             workers: vec![starting; workers.into()],
@@ -374,6 +391,9 @@ impl Lifecycle {
 
     /// Whatever follows from where everyone stands now.
     fn go_on(&mut self, now: Duration) {
+        if self.stopping.is_none() && self.children().all(|(_, status)| status.got_ready()) {
+            self.announce();
+        }
         let finished = self.source == Status::Gone && self.workers_left() == 0;
         let no_more_jobs = self.source == Status::Finishing;
         if self.stopping.is_none() && (no_more_jobs || (finished && !self.any_pausing())) {
@@ -404,6 +424,12 @@ impl Lifecycle {
         }
         if self.phase == Phase::AwaitAcknowledgement && gone {
             self.finish();
+        }
+    }
+
+    fn announce(&mut self) {
+        if !std::mem::replace(&mut self.announced, true) {
+            self.actions.push(Action::Say(Notice::AllReady));
         }
     }
 

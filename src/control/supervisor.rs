@@ -5,11 +5,13 @@
 //! ever if there is none. It never ticks.
 
 mod inbox;
+mod manager;
 mod reopen;
 mod say;
 mod words;
 
 pub(crate) use inbox::Inbox;
+use manager::Told;
 use reopen::Reopening;
 
 use super::child::{Link, Order, Report};
@@ -70,6 +72,7 @@ struct Supervisor<'a> {
     /// What workers have done that are to be replaced for it.
     recycled: HashMap<Child, String>,
     terminal: bool,
+    told: Told,
 }
 
 /// Runs the pipeline from the first fork to the last reaping.
@@ -92,6 +95,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         words: Words::default(),
         recycled: HashMap::new(),
         terminal: std::fs::File::open("/dev/tty").is_ok(),
+        told: Told::Starting,
     };
     log::info!("starting: {}", launch.describe());
     let members = Members {
@@ -103,6 +107,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
     let (mut lifecycle, actions) = Lifecycle::begin(launch.limits(), members, began);
     let mut happened = supervisor.perform(actions, &lifecycle);
     while !lifecycle.is_done() {
+        supervisor.tend_manager();
         if happened.is_empty() {
             happened = supervisor.wait(&lifecycle)?;
         }
@@ -131,7 +136,8 @@ fn signal(at: u64) -> Event {
 impl Supervisor<'_> {
     /// Waits until something has happened, and says what.
     fn wait(&mut self, lifecycle: &Lifecycle) -> Result<Vec<Event>, Error> {
-        let results = self.inbox.wait(lifecycle.next_alarm())?;
+        let alarm = [lifecycle.next_alarm(), self.next_word()].into_iter().flatten().min();
+        let results = self.inbox.wait(alarm)?;
         let mut events = Vec::new();
         let mut reap = false;
         self.read(results, &mut events, &mut reap);
@@ -181,6 +187,7 @@ impl Supervisor<'_> {
                     match report {
                         Report::Ready => {
                             self.launch.note_ready(child);
+                            self.tell_recovery();
                             events.push(Event::Ready(child));
                         }
                         Report::Reopened => self.reopened(child),
@@ -299,7 +306,10 @@ impl Supervisor<'_> {
                     }
                 }
                 Action::Kill(child, why) => self.kill(child, why),
-                Action::Say(notice) => self.say(notice, lifecycle),
+                Action::Say(notice) => {
+                    self.say(notice, lifecycle);
+                    self.tell_notice(notice, lifecycle);
+                }
                 Action::Finish => {}
             }
         }

@@ -183,6 +183,18 @@ impl Opening {
     }
 }
 
+/// How much was done since the books were opened, while the pipeline runs: what is committed.
+pub(crate) fn progress(spool: &Spool, opening: &Opening, has_jobs: bool) -> String {
+    let (now, then) = (Commit::load(spool).totals, opening.totals);
+    let written = now.results.wrapping_sub(then.results);
+    let done = now.jobs_done.wrapping_sub(then.jobs_done);
+    let failed = now.jobs_failed.wrapping_sub(then.jobs_failed);
+    match has_jobs {
+        true => format!("{done} jobs done, {failed} failed"),
+        false => format!("{written} records written"),
+    }
+}
+
 /// Closes the books, when no process runs any more. `unacknowledged`: so many jobs are done, and the
 /// source does not know it.
 pub(crate) fn close(

@@ -100,6 +100,22 @@ pub(crate) fn set_environment(key: &str, value: &str) {
     unsafe { std::env::set_var(key, value) };
 }
 
+/// Takes a variable out of the environment, if it is there, and returns what it was.
+///
+/// # Panics
+/// If it is there and the process has more than one thread: another could be reading the environment.
+pub(crate) fn take_environment(key: &str) -> Option<std::ffi::OsString> {
+    let value = std::env::var_os(key)?;
+    assert_eq!(
+        super::proc_fs::thread_count(),
+        1,
+        "the environment is changed before threads start"
+    );
+    // SAFETY: there is no other thread, as was just seen.
+    unsafe { std::env::remove_var(key) };
+    Some(value)
+}
+
 /// Raises the soft limit of open descriptors to the hard one and returns the old soft limit:
 /// main holds two for each child.
 pub(crate) fn raise_descriptor_limit() -> u64 {

@@ -489,3 +489,8 @@ fn it_never_gets_stuck_and_never_ticks() {
 fn failures_and_kills_are_kept_for_the_exit_code() {
     assert_kept(Promise::FactsForTheExitCode);
 }
+
+#[test]
+fn it_is_said_once_that_all_are_ready_and_only_when_they_are() {
+    assert_kept(Promise::ReadyOnce);
+}

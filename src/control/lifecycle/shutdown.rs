@@ -21,6 +21,10 @@ impl Lifecycle {
             say_at: now + PROGRESS_EVERY,
             flush_restart: true,
         });
+        if reason == Reason::Finished {
+            // All is done: whoever waits for it to get ready must not take that for a failure.
+            self.announce();
+        }
         self.actions.push(Action::Say(Notice::StopRequested(reason)));
         // What is dead stays dead; a buffer is started at once, since workers may wait for it.
         for status in self.workers.iter_mut().chain([&mut self.source]) {

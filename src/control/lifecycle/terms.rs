@@ -83,6 +83,9 @@ pub(crate) enum Action {
 /// Something worth saying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Notice {
+    /// Every child has got ready. Said once, however often some are started again; also when the work
+    /// was done before the last of them could say so; and not if the stop came first.
+    AllReady,
     StopRequested(Reason),
     StoppingSource,
     StoppingWorkers(usize),

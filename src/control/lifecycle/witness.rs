@@ -22,6 +22,7 @@ pub(super) enum Promise {
     OnlyWhatExists,
     NeverStuckNeverTicking,
     FactsForTheExitCode,
+    ReadyOnce,
 }
 
 /// A broken promise, and how.
@@ -104,6 +105,8 @@ pub(super) struct Witness {
     pub deaths: VecDeque<Duration>,
     pub stop: Option<StopSeen>,
     pub finished: bool,
+    /// It was said that all are ready.
+    pub announced: bool,
 }
 
 /// One step, to be judged.
@@ -153,6 +156,7 @@ impl Witness {
             deaths: VecDeque::new(),
             stop: None,
             finished: false,
+            announced: false,
         }
     }
 
@@ -214,6 +218,7 @@ impl Witness {
             self.judge_replaced(step, &mut context);
             self.judge_by_job(step, &mut context);
             self.judge_last_source(step, &mut context);
+            self.judge_announcement(&mut context);
         }
         context.broken
     }
@@ -290,6 +295,7 @@ impl Witness {
             Action::Stop(child) => self.tell(child, context),
             Action::Kill(child, _) => self.kill(child, step.now, context),
             Action::Finish => self.finish(step.now, context),
+            Action::Say(Notice::AllReady) => self.announce(step, context),
             Action::Say(Notice::GivingUp(_)) => context.given_up = true,
             Action::Say(Notice::StopRequested(_)) => {
                 context.demand(
@@ -311,6 +317,25 @@ impl Witness {
             }
             Action::Say(_) | Action::ContinueAll => {}
         }
+    }
+
+    fn announce(&mut self, step: &Step, context: &mut Context) {
+        let promise = Promise::ReadyOnce;
+        context.demand(!self.announced, promise, "said twice that all are ready");
+        context.demand(self.stop.is_none(), promise, "said during a stop that all are ready");
+        let done = Action::Say(Notice::StopRequested(Reason::Finished));
+        let is_fresh = self.all().iter().any(|seen| seen.process == Process::Fresh);
+        let message = "said that all are ready, when one was not and there was work";
+        context.demand(!is_fresh || step.actions.contains(&done), promise, message);
+        self.announced = true;
+    }
+
+    /// Whoever waits for it hears it as soon as it is true.
+    fn judge_announcement(&mut self, context: &mut Context) {
+        let is_ready = |seen: &&mut Seen| !matches!(seen.process, Process::None | Process::Fresh);
+        let ready = self.stop.is_none() && self.all().iter().all(is_ready);
+        let message = "all are ready, and it was not said";
+        context.demand(!ready || self.announced, Promise::ReadyOnce, message);
     }
 
     fn start(&mut self, child: Child, now: Duration, context: &mut Context) {

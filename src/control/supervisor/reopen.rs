@@ -18,6 +18,7 @@ pub(super) enum Reopening {
 impl Supervisor<'_> {
     /// Main first: who is started from now on finds the new files.
     pub(super) fn reopen(&mut self) {
+        self.tell_reload();
         crate::log::reopen();
         log::info!("SIGHUP: files are opened anew");
         for handle in self.handles.values_mut() {

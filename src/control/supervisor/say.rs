@@ -9,16 +9,12 @@ use std::time::Duration;
 impl Supervisor<'_> {
     pub(super) fn say(&mut self, notice: Notice, lifecycle: &Lifecycle) {
         match notice {
+            Notice::AllReady => log::debug!("all are ready"),
             Notice::StopRequested(reason) => {
                 self.stop_began = Some(clock::now());
                 self.launch.begin_stop(reason);
-                let reason = match reason {
-                    Reason::Signal => "signal",
-                    Reason::Finished => "finished",
-                    Reason::Failure => "failure",
-                };
                 crate::log::hurry();
-                log::info!("stop requested: {reason}");
+                log::info!("stop requested: {}", word(reason));
             }
             Notice::StoppingSource => log::info!("stopping source"),
             Notice::StoppingWorkers(count) => log::info!("stopping workers ({count})"),
@@ -98,7 +94,7 @@ impl Supervisor<'_> {
     }
 
     /// Names a few of the children.
-    fn list(&self, children: impl Iterator<Item = Child>) -> String {
+    pub(super) fn list(&self, children: impl Iterator<Item = Child>) -> String {
         self.list_with(children, |_| None)
     }
 
@@ -138,5 +134,14 @@ impl Supervisor<'_> {
         let books = lines.next().unwrap_or_default();
         log::info!("{books}; children: {}", self.handles.len());
         lines.for_each(|line| log::info!("{line}"));
+    }
+}
+
+/// Why, in a word.
+pub(super) fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Signal => "signal",
+        Reason::Finished => "finished",
+        Reason::Failure => "failure",
     }
 }
