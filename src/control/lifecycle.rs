@@ -158,7 +158,7 @@ pub(crate) struct Lifecycle {
     limits: Limits,
     /// In the end one more source is to acknowledge.
     acknowledges: bool,
-    /// It was said that all are ready.
+    /// It was said that all are ready, or is not said any more, since a stop was begun.
     announced: bool,
     phase: Phase,
     source: Status,
@@ -391,7 +391,7 @@ impl Lifecycle {
 
     /// Whatever follows from where everyone stands now.
     fn go_on(&mut self, now: Duration) {
-        if self.stopping.is_none() && self.children().all(|(_, status)| status.got_ready()) {
+        if !self.announced && self.children().all(|(_, status)| status.got_ready()) {
             self.announce();
         }
         let finished = self.source == Status::Gone && self.workers_left() == 0;

@@ -75,8 +75,8 @@ pub(crate) fn tell(words: impl FnOnce() -> String) {
 /// A line that says how it goes, for people.
 pub(crate) fn status(text: &str) -> String {
     let text = crate::log::escape(text);
-    let end = text.floor_char_boundary(STATUS_MAX);
-    format!("STATUS={}", &text[..end])
+    let end = (0..=STATUS_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    format!("STATUS={}", &text[..end.unwrap_or(0)])
 }
 
 /// When a manager with a watchdog has to hear from us next. `None`: never.

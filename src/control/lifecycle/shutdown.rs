@@ -25,6 +25,7 @@ impl Lifecycle {
             // All is done: whoever waits for it to get ready must not take that for a failure.
             self.announce();
         }
+        self.announced = true;
         self.actions.push(Action::Say(Notice::StopRequested(reason)));
         // What is dead stays dead; a buffer is started at once, since workers may wait for it.
         for status in self.workers.iter_mut().chain([&mut self.source]) {

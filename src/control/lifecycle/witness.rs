@@ -304,6 +304,7 @@ impl Witness {
                     "a second stop was begun, and would get another deadline",
                 );
                 let Limits { deadline, flush_reserve, .. } = self.limits;
+                self.announced = true;
                 self.stop = Some(StopSeen {
                     signals: u8::from(matches!(step.event, Event::Signal { .. })),
                     last_signal: step.now,
@@ -332,7 +333,7 @@ impl Witness {
 
     /// Whoever waits for it hears it as soon as it is true.
     fn judge_announcement(&mut self, context: &mut Context) {
-        let is_ready = |seen: &&mut Seen| !matches!(seen.process, Process::None | Process::Fresh);
+        let is_ready = |seen: &&mut Seen| seen.at_large() && seen.process != Process::Fresh;
         let ready = self.stop.is_none() && self.all().iter().all(is_ready);
         let message = "all are ready, and it was not said";
         context.demand(!ready || self.announced, Promise::ReadyOnce, message);
