@@ -2,7 +2,7 @@
 //!
 //! Settings are `key=value` each: what the library is told.
 
-use procsig::config::{Limits, Privileges};
+use procsig::config::{Limits, Privileges, Restart};
 use procsig::{Emitter, Job, JobError, Pipeline, sink, source};
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,7 +44,12 @@ fn main() -> ExitCode {
         group: get("group").map(Into::into),
         no_new_privs: get("no-new-privs").is_some(),
     };
-    workers.sink(sink::json_lines("out.jsonl")).privileges(privileges).run().into()
+    let mut pipeline = workers.sink(sink::json_lines("out.jsonl")).privileges(privileges);
+    if get("immortal").is_some() {
+        // Deaths are forgotten at once: there is no limit.
+        pipeline = pipeline.restart(Restart { max: 1000, within: Duration::from_millis(1) });
+    }
+    pipeline.run().into()
 }
 
 static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
