@@ -261,6 +261,7 @@ fn check(config: &Config, kinds: &[Kind]) -> Result<(), Error> {
             mistakes
                 .push(format!("worker {name:?}: a time-out has 1 ms at least, 100 years at most"));
         }
+        mistakes.extend(privileges::mistakes(kind));
         if name.is_empty() || name.len() > 64 || name.contains(|c: char| c.is_control() || c == '/')
         {
             mistakes.push(format!("worker {name:?}: a name has 1 to 64 bytes and no '/'"));

@@ -12,7 +12,8 @@
 //! 5. Files that are there and belong to somebody else are named, with what to do about them.
 
 use super::claim_threads;
-use crate::config::{Config, Format, Jobs, Lines, Privileges, Worker};
+use crate::config::{Config, Format, Jobs, Limits, Lines, Privileges, Worker};
+use crate::control::launch::{Kind, Task};
 use crate::error::Error;
 use crate::flow::prepare::spool_path;
 use crate::flow::queue::spool::directory_of;
@@ -45,6 +46,38 @@ pub(crate) fn settle(config: &Config) -> Result<(), Error> {
     }
     limits::check(wanted, way).map_err(|refused| explain(&refused, &config.workers))?;
     identity.map_or(Ok(()), |identity| check_files(config, &identity))
+}
+
+/// What is wrong with what a worker declared in code may take, and when it is replaced.
+pub(super) fn mistakes(kind: &Kind) -> Vec<String> {
+    let Worker { name, threads, recycle_after, recycle_above, limits, .. } = &kind.settings;
+    let least = Limits::least(*threads);
+    let mut mistakes = Vec::new();
+    let mut mistake = |what: String| mistakes.push(format!("worker {name:?}: {what}"));
+    if (recycle_after.is_some() || recycle_above.is_some()) && matches!(kind.task, Task::Produce(_))
+    {
+        mistake("a producer has no jobs after which it could be replaced".into());
+    }
+    if *recycle_after == Some(0) {
+        mistake("a process does 1 job at least before it is replaced".into());
+    }
+    if limits.memory.is_some() && limits.memory < least.memory {
+        let bytes = least.memory.unwrap_or(0);
+        mistake(format!(
+            "its memory is limited to {bytes} bytes at least: 32 MiB, 4 for each thread"
+        ));
+    }
+    if limits.descriptors.is_some() && limits.descriptors < least.descriptors {
+        let count = least.descriptors.unwrap_or(0);
+        mistake(format!("its descriptors are limited to {count} at least: 32, 16 for each thread"));
+    }
+    if limits.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+        mistake("a nice value is -20 to 19".into());
+    }
+    if limits.oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
+        mistake("oom_score_adj is -1000 to 1000".into());
+    }
+    mistakes
 }
 
 /// Who it is to be, if somebody is named.
