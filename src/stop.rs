@@ -17,14 +17,16 @@ struct Inner {
     word: AtomicU32,
     /// When it was asked for, in nanoseconds; 0: not yet.
     since: AtomicU64,
+    /// 1: files are to be opened anew.
+    reopen: AtomicU32,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Stop {
     /// `wake` wakes whoever sleeps on something else than this.
     pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Stop {
-        let (word, since) = (AtomicU32::new(0), AtomicU64::new(0));
-        Stop(Arc::new(Inner { word, since, wake: Box::new(wake) }))
+        let (word, since, reopen) = (AtomicU32::new(0), AtomicU64::new(0), AtomicU32::new(0));
+        Stop(Arc::new(Inner { word, since, reopen, wake: Box::new(wake) }))
     }
 
     /// Has a stop been asked for?
@@ -40,6 +42,23 @@ impl Stop {
             futex::wait(&self.0.word, 0, Some(until), futex::EVERYONE);
         }
         self.requested()
+    }
+
+    /// No stop, but the other thing that main can ask for: files are to be opened anew. Wakes who
+    /// sleeps as a stop does.
+    pub(crate) fn request_reopening(&self) {
+        self.0.reopen.store(1, Ordering::SeqCst);
+        (self.0.wake)();
+    }
+
+    /// Was that asked for, and not taken yet?
+    pub(crate) fn is_reopening_requested(&self) -> bool {
+        self.0.reopen.load(Ordering::SeqCst) == 1
+    }
+
+    /// Takes it: who asks again from now on is heard again.
+    pub(crate) fn take_reopening(&self) -> bool {
+        self.0.reopen.compare_exchange(1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Says that this process is about to be ended with all it has started: what ends from now on

@@ -380,7 +380,12 @@ impl Launch {
         let spool = Arc::clone(&self.spool);
         // Without main nobody tells us when the last worker is gone; the kernel does.
         let limit = self.config.shutdown.deadline;
-        let (reopen, orphaned) = (reopener(reports), move || outlive_workers(&spool));
+        let (of_log, of_outputs) = (reopener(reports), stop.clone());
+        let reopen = move || {
+            of_outputs.request_reopening();
+            of_log();
+        };
+        let orphaned = move || outlive_workers(&spool);
         child::listen(orders, main, stop.clone(), Told { reopen, orphaned, limit })?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut outputs = self.outputs.borrow_mut();

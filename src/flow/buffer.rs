@@ -5,6 +5,7 @@
 //! idle pipeline does not wake it at all. The steps of a batch are those of
 //! [`super::queue::commit`]; what is done about a batch of a dead buffer stands in [`recovery`].
 
+mod places;
 mod recovery;
 mod room;
 mod rotate;
@@ -13,13 +14,14 @@ use super::queue::commit::{Commit, Totals};
 use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
-use super::queue::{bell, ends, vitals};
+use super::queue::{bell, ends, processes, vitals};
 use super::sink::Sinks;
 use crate::config;
 use crate::error::Error;
 use crate::stop::Stop;
 use crate::sys::atomic::{Ordering, full_fence};
 use crate::sys::clock;
+use places::unsynced;
 use room::write;
 use std::time::Duration;
 
@@ -63,15 +65,19 @@ pub(crate) fn run(
         synced: clock::now(),
         dirty: true,
         insane: vec![false; spool.lanes()],
+        unsynced: false,
     };
     vitals::begin(spool);
     // Before what may wait for room on a full disk: that is no reason to be killed for.
     ready();
-    buffer.recover()?;
-    buffer.collect()?;
+    if processes::is_unsynced(spool) {
+        return Err(unsynced(&*buffer.sinks.output));
+    }
+    buffer.go_on_after(Buffer::recover)?;
+    buffer.go_on_after(Buffer::collect)?;
     buffer.close_books();
-    buffer.sinks.look()?;
-    buffer.sync()?;
+    buffer.look_at_places()?;
+    buffer.go_on_after(Buffer::sync)?;
     buffer.sinks.output.close();
     if buffer.insane.contains(&true) {
         let message = "a lane has a tail that no worker can have stored; what is behind it is \
@@ -100,6 +106,8 @@ struct Buffer<'a, 's> {
     dirty: bool,
     /// Lanes whose tail is none that a worker can have stored. Nothing more is read of them.
     insane: Vec<bool>,
+    /// A sync has just failed.
+    unsynced: bool,
 }
 
 /// What waits in the lanes at one moment.
@@ -153,6 +161,9 @@ impl Buffer<'_, '_> {
             // Before the tails are read: all that was published when the stop was asked for is
             // seen by the look that follows.
             let stopping = self.stop.requested();
+            if self.stop.take_reopening() {
+                self.reopen()?;
+            }
             let now = clock::now();
             let pending = self.look();
             if pending.bytes == 0 {
@@ -243,7 +254,7 @@ impl Buffer<'_, '_> {
                 break;
             }
             self.put_torn_aside()?;
-            self.sinks.look()?;
+            self.look_at_places()?;
             self.rotate_if_due()?;
             self.lead();
             let next = self.books_after(lanes);
@@ -307,7 +318,7 @@ impl Buffer<'_, '_> {
     /// Commits what was written; synced before, if the policy says so.
     fn commit(&mut self, mut next: Commit) -> Result<(), Error> {
         if self.syncs_always() {
-            self.sinks.sync()?;
+            self.sync_sinks()?;
         }
         next.sinks = self.sinks.positions();
         if self.syncs_always() {
@@ -373,7 +384,7 @@ impl Buffer<'_, '_> {
         if self.dirty {
             self.sync_spool()?;
         }
-        self.sinks.sync()?;
+        self.sync_sinks()?;
         let mut next = self.books.clone();
         next.generation += 1;
         next.sinks = self.sinks.positions();
@@ -410,7 +421,7 @@ impl Buffer<'_, '_> {
         let flush_at = self.oldest.map(|at| at.saturating_add(self.policy.flush.flush_after));
         let until = [flush_at, self.sync_at(), self.rotates_at()].into_iter().flatten().min();
         bell::sleep_unless(&self.spool.bells().buffer, until, || {
-            self.stop.requested() || self.was_rung_for()
+            self.stop.requested() || self.stop.is_reopening_requested() || self.was_rung_for()
         });
     }
 
@@ -457,6 +468,8 @@ impl Buffer<'_, '_> {
 
 #[cfg(test)]
 mod own_sink_tests;
+#[cfg(test)]
+mod places_tests;
 #[cfg(test)]
 mod rotation_tests;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
+use super::queue::processes::forget_unsynced;
 use super::queue::repair::{give_up_damaged, repair};
 use super::queue::settle::Orphan;
 use super::queue::spool::{Spool, directory_of};
@@ -106,6 +107,13 @@ pub(crate) fn prepare(
     let mut outputs = Outputs::open(config, own)?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
         end_leftovers(spool);
+        if forget_unsynced(spool) {
+            log::warn!(
+                "{}: the last run ended since this could not be forced to the disk; going on behind \
+                 what stands there now",
+                config.output.file.display()
+            );
+        }
         let run = spool.run();
         let same_boot = run.boot_id.load(Ordering::Relaxed) == proc_fs::boot_id();
         if !same_boot {

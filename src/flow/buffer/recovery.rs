@@ -137,7 +137,7 @@ impl Buffer<'_, '_> {
         // could leave the commit without what it is about.
         self.sync_spool()?;
         self.write_all(number.unwrap_or_else(|| next.number()), done)?;
-        self.sinks.sync()?;
+        self.sync_sinks()?;
         next.sinks = self.sinks.positions();
         next.all_synced();
         self.commit(next)?;

@@ -4,7 +4,7 @@
 use super::room::{Room, is_full};
 use super::{BATCH_BYTES, Buffer};
 use crate::error::Error;
-use crate::flow::queue::commit::Commit;
+use crate::flow::queue::commit::{CUT, Commit};
 use crate::flow::sink::{Batch, failed};
 use crate::sys::clock;
 use std::path::Path;
@@ -42,6 +42,9 @@ impl Buffer<'_, '_> {
 
     /// After the death of a buffer that had stored this intent: does what is left to be done.
     pub(super) fn go_on_rotating(&mut self, intent: &Commit) -> Result<(), Error> {
+        if intent.rotation & CUT != 0 {
+            self.cut_dead_letters(intent)?;
+        }
         if let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() {
             dead_letters.open(self.books.sinks[1], Batch::default())?;
         }
@@ -52,11 +55,15 @@ impl Buffer<'_, '_> {
         Ok(())
     }
 
-    fn rotate(&mut self, intent: &Commit) -> Result<(), Error> {
+    pub(super) fn rotate(&mut self, intent: &Commit) -> Result<(), Error> {
         let output = &mut *self.sinks.output;
+        if intent.rotation & CUT != 0 {
+            let cut = output.cut_to(intent.sinks[0]);
+            cut.map_err(|error| failed(output, "can't cut off what is not on the disk", error))?;
+        }
         let mut room = Room::default();
         loop {
-            match output.rotate(intent.sinks[0], intent.rotation) {
+            match output.rotate(intent.sinks[0], intent.rotation & !CUT) {
                 Ok(()) => break,
                 Err(error) if is_full(&error) => room.wait(Path::new(&output.name()), &error),
                 Err(error) => return Err(failed(output, "can't rotate the output", error)),

@@ -223,7 +223,7 @@ fn with_sync_always_room_is_given_only_once_the_commit_is_on_the_disk() {
         file.write(Batch::of(bytes), 0)
     };
     let (file, write) = (bench.sink(), Box::new(write));
-    let mut sink = super::tests::Faulty { file, write, syncs: 2 };
+    let mut sink = super::tests::Faulty { file, write, syncs: 2, syncs_again: 0 };
     let sinks = Sinks { output: &mut sink, dead_letters: None };
     run(&bench.spool, sinks, policy, &stop, || {}).expect("drained");
     assert_eq!(freed(), Commit::load(&bench.spool).lanes[0].offset);

@@ -43,6 +43,8 @@ pub(super) fn open(path: &Path, format: &Format) -> FileSink {
 }
 
 pub(super) fn drain(bench: &Bench, sinks: Sinks<'_>, sync: SyncPolicy) -> Result<u64, Error> {
+    // As any start does.
+    processes::forget_unsynced(&bench.spool);
     let stop = Stop::new(|| {});
     stop.request();
     run(&bench.spool, sinks, Policy { sync, ..policy() }, &stop, || {})
@@ -203,7 +205,7 @@ fn a_full_disk_under_the_dead_letters_is_waited_for() {
         file.write(Batch::of(bytes), 0)
     };
     let file = open(&dead, &Format::JsonLines);
-    let mut dead_letters = Faulty { file, write: Box::new(write), syncs: 9 };
+    let mut dead_letters = Faulty { file, write: Box::new(write), syncs: 9, syncs_again: 0 };
     let mut output = bench.sink();
     let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
     drain(&bench, sinks, SyncPolicy::Never).expect("drained");

@@ -62,6 +62,8 @@ impl Bench {
 
     /// Runs a buffer that is told to stop at once: what is published is written, and synced.
     pub fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {
+        // As any start does.
+        processes::forget_unsynced(&self.spool);
         let stop = Stop::new(|| {});
         stop.request();
         let sinks = Sinks { output: sink, dead_letters: None };
@@ -104,6 +106,8 @@ pub(super) struct Faulty<'a> {
     pub write: Writing<'a>,
     /// Syncs before one in which it dies.
     pub syncs: usize,
+    /// And then again, if it goes on.
+    pub syncs_again: usize,
 }
 
 pub(super) fn killed() -> io::Error {
@@ -117,7 +121,7 @@ pub(super) fn dying(file: FileSink, mut left: usize) -> Faulty<'static> {
         left -= bytes.len();
         if bytes.is_empty() { Err(killed()) } else { file.write(Batch::of(bytes), 0) }
     };
-    Faulty { file, write: Box::new(write), syncs: 0 }
+    Faulty { file, write: Box::new(write), syncs: 0, syncs_again: 0 }
 }
 
 impl Sink for Faulty<'_> {
@@ -150,7 +154,13 @@ impl Sink for Faulty<'_> {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.syncs = self.syncs.checked_sub(1).ok_or_else(killed)?;
+        match self.syncs.checked_sub(1) {
+            Some(left) => self.syncs = left,
+            None => {
+                self.syncs = self.syncs_again;
+                return Err(killed());
+            }
+        }
         self.file.sync()
     }
 
@@ -176,6 +186,14 @@ impl Sink for Faulty<'_> {
 
     fn rotate(&mut self, committed: Option<Position>, moment: u64) -> io::Result<()> {
         self.file.rotate(committed, moment)
+    }
+
+    fn cut_to(&mut self, committed: Option<Position>) -> io::Result<()> {
+        self.file.cut_to(committed)
+    }
+
+    fn reopen(&mut self) -> Result<(), Error> {
+        self.file.reopen()
     }
 }
 
@@ -247,7 +265,11 @@ fn a_batch_that_stands_in_an_output_that_was_emptied_is_not_written_again() {
         assert_eq!(file.write(Batch::of(bytes), 0)?, bytes.len());
         Err(killed())
     };
-    assert!(bench.drain(&mut Faulty { file, write: Box::new(truncated), syncs: 0 }).is_err());
+    assert!(
+        bench
+            .drain(&mut Faulty { file, write: Box::new(truncated), syncs: 0, syncs_again: 0 })
+            .is_err()
+    );
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), expected(50..52));
 }
@@ -264,7 +286,9 @@ fn what_was_committed_stays_whole_also_behind_bytes_that_somebody_else_appended(
         intruder()?;
         file.write(Batch::of(bytes), 0)
     };
-    assert!(bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 1 }).is_ok());
+    assert!(
+        bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 1, syncs_again: 0 }).is_ok()
+    );
     assert_eq!(bench.output(), format!("foreign\n{}", expected(0..2)));
     // The next batch is begun, and cut off.
     publish(&mut writer, 2..4);
@@ -304,7 +328,11 @@ fn an_output_that_somebody_appends_to_while_the_buffer_runs_keeps_every_committe
         publish(&mut writer, 2..4);
         Ok(written)
     };
-    assert!(bench.drain(&mut Faulty { file, write: Box::new(write), syncs: 0 }).is_err());
+    assert!(
+        bench
+            .drain(&mut Faulty { file, write: Box::new(write), syncs: 0, syncs_again: 0 })
+            .is_err()
+    );
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output().replace("foreign\n", ""), expected(0..4));
 }

@@ -29,6 +29,10 @@
 //! 5. store the commit: the same records, the place is the new file, at 0
 //! 6. force the spool to the disk              no byte of the new file is older than its commit
 //!
+//! If a sync of the output has failed with `sync = "always"`, the batch that was written last is cut off
+//! the output, which is set aside like this, and written again to the new file: the intent says that
+//! as well.
+//!
 //! Whoever finds such an intent looks which file has the output's name. If it is the committed one,
 //! step 3 has not happened; if it is none or another, it has. What is missing is done. After a power
 //! loss nobody needs the intent: either the commit of step 5 is there, and with it the new file; or
@@ -84,6 +88,10 @@ pub(crate) struct Commit {
     /// this moment (microseconds since 1970). 0: a batch.
     pub rotation: u64,
 }
+
+/// In [`Commit::rotation`]: the output was not forced to the disk, and what is not committed of it is
+/// cut off before, since it is written again.
+pub(crate) const CUT: u64 = 1 << 63;
 
 impl Commit {
     /// Of a spool in which nothing was committed yet.

@@ -293,7 +293,10 @@ pub(crate) struct Process {
     pub before_run: AtomicU64,
     /// Jobs that the workers of this slot have done well, in the life of the spool.
     pub jobs_done: AtomicU64,
-    reserved: [AtomicU64; 8],
+    /// Of the buffer's slot: nonzero since a sync of the output has failed in this run. It is not
+    /// written to any more.
+    pub unsynced: AtomicU64,
+    reserved: [AtomicU64; 7],
 }
 
 /// Futex words that are nobody's own.

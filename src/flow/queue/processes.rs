@@ -70,6 +70,22 @@ pub(crate) fn note_settled(spool: &Spool, index: usize) {
     spool.process(index).condemned.store(0, Ordering::Release);
 }
 
+/// Notes that what was written could not be forced to the disk: no buffer of this run may try again,
+/// since the system says so only once, and whatever it says then means nothing.
+pub(crate) fn note_unsynced(spool: &Spool) {
+    spool.process(BUFFER).unsynced.store(1, Ordering::Release);
+}
+
+/// Has a buffer of this run noted that?
+pub(crate) fn is_unsynced(spool: &Spool) -> bool {
+    spool.process(BUFFER).unsynced.load(Ordering::Acquire) != 0
+}
+
+/// A new run begins, or a new file. Was it noted?
+pub(crate) fn forget_unsynced(spool: &Spool) -> bool {
+    spool.process(BUFFER).unsynced.swap(0, Ordering::AcqRel) != 0
+}
+
 /// Notes that the calling worker has done a job well.
 pub(crate) fn note_job_done(spool: &Spool, index: usize) {
     spool.process(index).jobs_done.fetch_add(1, Ordering::Relaxed);

@@ -345,7 +345,10 @@ impl Sink for FileSink {
         let metadata =
             self.file.metadata().map_err(|error| self.fail("can't query the output", error))?;
         if metadata.nlink() == 0 {
-            log::warn!("{}: was removed; going on in a new file", self.path.display());
+            log::warn!(
+                "{}: was removed, and what was written to it is gone with it; going on in a new file",
+                self.path.display()
+            );
             self.open_again()?;
         } else if metadata.len() != self.at.len {
             log::warn!(
@@ -405,6 +408,17 @@ impl Sink for FileSink {
 
     fn rotate(&mut self, committed: Option<Position>, moment: u64) -> io::Result<()> {
         committed.map_or(Ok(()), |committed| self.set_aside(committed, moment))
+    }
+
+    fn cut_to(&mut self, committed: Option<Position>) -> io::Result<()> {
+        match committed {
+            Some(committed) if self.regular => self.cut_off(committed),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), Error> {
+        if self.regular { self.reopen_by_name() } else { Ok(()) }
     }
 
     fn tidy(&mut self) {

@@ -183,6 +183,22 @@ pub(crate) trait Sink {
         Ok(())
     }
 
+    /// Cuts off what is behind the committed position, if the file that has it is still there.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn cut_to(&mut self, _committed: Option<Position>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Opens the place anew if another file has its name by now, or none; otherwise it stays.
+    ///
+    /// # Errors
+    /// If it can't be opened. It is as it was then.
+    fn reopen(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// After a rotation is committed: removes files that are not to be kept.
     fn tidy(&mut self) {}
 }
@@ -214,7 +230,8 @@ impl Sinks<'_> {
     pub(crate) fn sync(&mut self) -> Result<(), Error> {
         let sync = |sink: &mut dyn Sink| {
             let synced = sink.sync();
-            synced.map_err(|error| failed(sink, "can't sync the output", error))
+            let place = sink.position();
+            synced.map_err(|error| unsynced(sink, place, &error))
         };
         sync(self.output)?;
         match &mut self.dead_letters {
@@ -240,6 +257,18 @@ pub(crate) fn sqlite(path: &Path, table: &str, sync: SyncPolicy) -> Result<Box<d
             path.display()
         )))
     }
+}
+
+/// The error of a sync: which bytes of the sink are in doubt.
+fn unsynced(sink: &dyn Sink, place: Option<Position>, error: &io::Error) -> Error {
+    let which = place.filter(|at| at.synced < at.len).map_or_else(String::new, |at| {
+        format!(
+            ": bytes {} to {}, written since the last sync, may not be on it",
+            at.synced, at.len
+        )
+    });
+    let what = format!("can't force the output to the disk{which}");
+    Error::file(Path::new(&sink.name()), &what, error)
 }
 
 /// The error of a sink, by its name.

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::flow::queue::spool::directory_of;
 use crate::flow::sink::Position;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -39,6 +40,33 @@ impl FileSink {
         moved.file.write_all_at(&pending[done..], committed.len + done as u64).map_err(fail)?;
         moved.file.sync_data().map_err(fail)?;
         Ok(pending.len())
+    }
+
+    /// As it is asked for by a signal: whoever has moved the file wants it closed.
+    pub(super) fn reopen_by_name(&mut self) -> Result<(), Error> {
+        let before = self.at;
+        self.find_again()?;
+        if !self.is_at(&before) {
+            log::info!("{}: opened anew", self.path.display());
+            self.end_an_open_line()?;
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is behind this position, if the file that has the output's name is the one that
+    /// it is in.
+    pub(super) fn cut_off(&mut self, committed: Position) -> io::Result<()> {
+        let file = match OpenOptions::new().write(true).open(&self.place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let metadata = file.metadata()?;
+        let same = (metadata.dev(), metadata.ino()) == (committed.device, committed.inode);
+        if same && metadata.len() > committed.len {
+            file.set_len(committed.len)?;
+            self.at.len = committed.len;
+        }
+        Ok(())
     }
 
     /// Looks for the committed file among those beside the output.

@@ -1,0 +1,112 @@
+//! Outputs that are moved or removed under the buffer's hands, and outputs that can't be synced.
+//!
+//! A sync that fails is never tried again: the system says it once, and what was lost stays lost
+//! although the next call succeeds. With `sync = "always"` nothing was committed that was not on the
+//! disk, and the lanes still have the batch: what was written of it is cut off, the file set aside,
+//! and the batch written again to a new one. If that can't be synced either, or if syncs are made
+//! now and then, so that nobody has the records any more, the run ends with the bytes in question,
+//! and no buffer of this run writes again.
+
+use super::Buffer;
+use crate::config::SyncPolicy;
+use crate::error::Error;
+use crate::flow::queue::commit::{CUT, Commit};
+use crate::flow::queue::processes;
+use crate::flow::sink::{Position, Sink, failed};
+use std::path::Path;
+
+impl Buffer<'_, '_> {
+    /// Looks whether the places are still as they were left. A new one is committed before anything
+    /// is written there: after a power loss its records would be nobody's.
+    pub(super) fn look_at_places(&mut self) -> Result<(), Error> {
+        self.sinks.look()?;
+        self.note_new_places()
+    }
+
+    /// Opens files anew that somebody has moved, with everything committed in the old ones.
+    pub(super) fn reopen(&mut self) -> Result<(), Error> {
+        self.sync()?;
+        let mut sinks = vec![&mut *self.sinks.output];
+        if let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() {
+            sinks.push(dead_letters);
+        }
+        for sink in sinks {
+            if let Err(error) = sink.reopen() {
+                log::error!("{error}; going on in the file that was open");
+            }
+        }
+        self.note_new_places()
+    }
+
+    fn note_new_places(&mut self) -> Result<(), Error> {
+        let file = |at: &Option<Position>| at.map(|at| (at.device, at.inode));
+        let now = self.sinks.positions();
+        let moved = now.iter().map(file).ne(self.books.sinks.iter().map(file));
+        if moved { self.sync() } else { Ok(()) }
+    }
+
+    /// Syncs the sinks; if that fails, notes it before anything else can happen.
+    pub(super) fn sync_sinks(&mut self) -> Result<(), Error> {
+        let synced = self.sinks.sync();
+        if synced.is_err() && self.writes_a_file() {
+            processes::note_unsynced(self.spool);
+            self.unsynced = true;
+        }
+        synced
+    }
+
+    /// Does `step`; if it fails of a sync that can be made good, makes it good and does it again.
+    pub(super) fn go_on_after(
+        &mut self,
+        step: impl Fn(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match step(self) {
+            Err(error) if std::mem::take(&mut self.unsynced) && self.can_begin_afresh() => {
+                log::error!("{error}; writing it again to a new file");
+                self.begin_afresh()?;
+                step(self)
+            }
+            done => done,
+        }
+    }
+
+    fn can_begin_afresh(&self) -> bool {
+        matches!(self.policy.sync, SyncPolicy::Always)
+            && self.writes_a_file()
+            && self.books.sinks[0].is_some()
+    }
+
+    /// What a sink of a program's own says about its syncs is its own affair.
+    fn writes_a_file(&self) -> bool {
+        self.sinks.output.beside().is_some()
+    }
+
+    /// Sets the output aside as it was committed, and begins a new one. The lanes are read again from
+    /// what is committed on.
+    fn begin_afresh(&mut self) -> Result<(), Error> {
+        let intent = Commit {
+            generation: self.books.generation + 1,
+            rotation: self.sinks.output.rotation_moment().max(1) | CUT,
+            ..self.books.clone()
+        };
+        intent.store_intent(self.spool);
+        self.cut_dead_letters(&intent)?;
+        self.rotate(&intent)?;
+        processes::forget_unsynced(self.spool);
+        Ok(())
+    }
+
+    /// What of the batch was written to the dead letters is written again with it.
+    pub(super) fn cut_dead_letters(&mut self, intent: &Commit) -> Result<(), Error> {
+        let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() else { return Ok(()) };
+        let cut = dead_letters.cut_to(intent.sinks[1]);
+        cut.map_err(|error| failed(dead_letters, "can't cut off what is written again", error))
+    }
+}
+
+/// What a buffer says that finds that one before it could not sync.
+pub(super) fn unsynced(output: &dyn Sink) -> Error {
+    let message = "a sync of it has failed in this run, so nothing more is written to it; the spool \
+                   keeps what is not committed. See to the disk, then start again";
+    Error::file(Path::new(&output.name()), "can't go on", message)
+}

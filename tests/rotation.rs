@@ -1,0 +1,160 @@
+//! What becomes of an output that is rotated, by procsig or by somebody else, and of one whose disk
+//! fails.
+
+mod support;
+
+use std::collections::BTreeMap;
+use support::place::OUTPUT;
+use support::{Balance, Ended, Place, Signal, example, log, needs, tool};
+
+const JOBS: usize = 5000;
+
+fn place() -> Place {
+    let place = Place::of(example("test_pipelines"));
+    place.jobs(JOBS);
+    place
+}
+
+/// Each job has its one or two records once, in lines that are whole.
+#[track_caller]
+fn assert_each_once(text: &str, ended: &Ended) {
+    assert!(text.ends_with('\n'), "torn at its end\n{}", ended.describe());
+    let mut times: BTreeMap<u64, usize> = BTreeMap::new();
+    for line in text.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        *times.entry(record["number"].as_u64().expect("a number")).or_default() += 1;
+    }
+    let expected =
+        (1..=JOBS as u64).flat_map(|seq| (0..1 + seq % 2).map(move |part| 2 * seq + part));
+    let expected: BTreeMap<u64, usize> = expected.map(|number| (number, 1)).collect();
+    let wrong = expected.iter().filter(|(number, _)| times.get(number) != Some(&1)).count();
+    assert_eq!(
+        wrong,
+        0,
+        "of {} records, {} there\n{}",
+        expected.len(),
+        times.len(),
+        ended.describe()
+    );
+    assert_eq!(times.len(), expected.len());
+}
+
+/// Rotates 20 times under load with logrotate, and a SIGHUP after each.
+#[test]
+fn logrotate_and_sighup_twenty_times_under_load_lose_and_double_nothing() {
+    let test = "logrotate_and_sighup_twenty_times_under_load_lose_and_double_nothing";
+    if !needs(test, &["logrotate", "setsid"]) {
+        return;
+    }
+    for mode in ["create", "nocreate"] {
+        let place = place();
+        let run = place.command(&["lossy-jobs", "100"]).without_terminal().start();
+        run.until_written(1);
+        let main = run.supervisor();
+        let output = place.path(OUTPUT);
+        let settings = place.private("logrotate.conf");
+        let script = format!("kill -HUP {}", main.pid);
+        let text = format!(
+            "{} {{\n rotate 50\n {mode}\n nocompress\n su root root\n postrotate\n {script}\n endscript\n}}\n",
+            output.display()
+        );
+        std::fs::write(&settings, text).expect("write");
+        let state = place.private("state");
+        let mut done = 0;
+        for number in 1..=20 {
+            let words = [state.to_str(), settings.to_str()].map(|path| path.expect("UTF-8"));
+            let made = tool("logrotate", &["-f", "-s", words[0], words[1]]);
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            // The next may come when this one was heard of.
+            let opened = run.until("the output to be opened anew", |run| {
+                let opened =
+                    run.log().iter().filter(|it| it.message.ends_with(": opened anew")).count();
+                (opened >= number).then_some(true).or(run.has_ended().then_some(false))
+            });
+            if !opened {
+                break;
+            }
+            run.until("records in the new one", |run| {
+                let len = std::fs::metadata(&output).map_or(0, |metadata| metadata.len());
+                (len > 0 || run.has_ended()).then_some(())
+            });
+            done = number;
+        }
+        assert_eq!(done, 20, "the load has ended before\n{}", run.describe());
+        let ended = run.wait();
+        ended.assert_exit(0);
+        Balance::of(&ended.log()).assert_even();
+        let mut text = String::new();
+        for number in (1..=20).rev() {
+            text += &place.read(&format!("{OUTPUT}.{number}"));
+        }
+        assert_each_once(&(text + &place.read(OUTPUT)), &ended);
+        log::assert_nothing_out_of_order(&ended.log());
+    }
+}
+
+/// The run, under strace, which lets the output's syncs fail as `when` says.
+fn with_failing_syncs(place: &Place, sync: &str, when: &str) -> Ended {
+    let (file, output) = (place.private("trace"), place.path(OUTPUT));
+    let (file, output) = (file.to_str().expect("UTF-8"), output.to_str().expect("UTF-8"));
+    let inject = format!("inject=fdatasync:error=EIO:when={when}");
+    let arguments =
+        ["strace", "-f", "-o", file, "-P", output, "-e", "trace=fdatasync", "-e", &inject];
+    let mut ended = place.command(&["lossy-jobs", sync]).under(&arguments).finish();
+    let lines = ended.stderr.split_inclusive('\n').filter(|line| !line.starts_with("strace: "));
+    ended.stderr = lines.collect();
+    ended
+}
+
+#[test]
+fn a_sync_that_fails_now_and_then_ends_the_run_with_74_names_the_bytes_and_is_not_tried_again() {
+    if !needs("a_sync_that_fails_now_and_then_ends_the_run_with_74", &["strace"]) {
+        return;
+    }
+    let place = place();
+    let ended = with_failing_syncs(&place, "100", "3");
+    ended.assert_exit(74);
+    assert!(
+        ended.stderr.contains("can't force the output to the disk: bytes "),
+        "{}",
+        ended.describe()
+    );
+    let syncs = std::fs::read_to_string(place.private("trace")).expect("the trace");
+    let output = place.path(OUTPUT);
+    let failed = syncs.find("EIO").expect("a sync has failed");
+    assert!(!syncs[failed..].contains("fdatasync("), "tried again: {syncs} {}", output.display());
+    let last = place.command(&["lossy-jobs", "100"]).finish();
+    last.assert_exit(0);
+    assert!(last.stderr.contains("could not be forced to the disk"), "{}", last.describe());
+    assert_each_once(&place.everything(), &last);
+}
+
+#[test]
+fn a_batch_whose_sync_fails_is_written_again_to_a_fresh_file_and_each_record_is_there_once() {
+    if !needs("a_batch_whose_sync_fails_is_written_again_to_a_fresh_file", &["strace"]) {
+        return;
+    }
+    let place = place();
+    let ended = with_failing_syncs(&place, "always", "9");
+    ended.assert_exit(0);
+    assert!(ended.stderr.contains("; writing it again to a new file"), "{}", ended.describe());
+    assert_eq!(place.rotated().len(), 1, "{:?}", place.files());
+    assert_each_once(&place.everything(), &ended);
+}
+
+#[test]
+fn hang_ups_without_a_reason_change_nothing() {
+    let place = place();
+    let run = place.command(&["lossy-jobs", "100"]).without_terminal().start();
+    run.until_written(1);
+    let main = run.supervisor();
+    for _ in 0..50 {
+        if !main.handle().is_some_and(|main| main.send(Signal::HUP)) {
+            break;
+        }
+    }
+    let ended = run.wait();
+    ended.assert_exit(0);
+    assert_eq!(place.rotated().len(), 0);
+    assert_each_once(&place.read(OUTPUT), &ended);
+}
