@@ -182,6 +182,10 @@ bug "a file that only looks like a rotated one is removed" src/flow/sink/file/na
     '(text(moment) == written).then_some(moment)' 'Some(moment)' --lib names
 bug "the newest rotated files are removed" src/flow/sink/file/rotation.rs \
     'it.moment < *oldest_kept' 'it.moment > *oldest_kept' --lib rotation_tests
+bug "a sync that has failed is tried again by the next buffer" src/flow/buffer/places.rs \
+    '            processes::note_unsynced(self.spool);' '' --lib places_tests
+bug "what could not be synced stays in the old file" src/flow/buffer/places.rs \
+    '.max(1) | CUT,' '.max(1),' --lib places_tests
 bug "an own sink is not believed to have the batch" src/flow/sink/own.rs \
     'if written && unfinished.is_some() {' 'if written && pending.number == 0 {' --lib buffer::
 bug "numbers of batches come again after a power loss" $queue/commit.rs \
