@@ -107,13 +107,7 @@ pub(crate) fn prepare(
     let mut outputs = Outputs::open(config, own)?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
         end_leftovers(spool);
-        if forget_unsynced(spool) {
-            log::warn!(
-                "{}: the last run ended since this could not be forced to the disk; going on behind \
-                 what stands there now",
-                config.output.file.display()
-            );
-        }
+        trust_again(spool, config);
         let run = spool.run();
         let same_boot = run.boot_id.load(Ordering::Relaxed) == proc_fs::boot_id();
         if !same_boot {
@@ -389,6 +383,17 @@ fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Er
          with --spool. Nothing was touched",
         spool.path.display()
     )))
+}
+
+/// A new run tries again what the last one could not force to the disk.
+fn trust_again(spool: &Spool, config: &Config) {
+    if forget_unsynced(spool) {
+        log::warn!(
+            "{}: the last run ended since this could not be forced to the disk; going on behind what \
+             stands there now",
+            config.output.file.display()
+        );
+    }
 }
 
 /// Ends what the jobs of an earlier run have left behind, if that run was killed as a whole.
