@@ -319,7 +319,7 @@ fn image(place: &Place) -> PathBuf {
 #[test]
 fn as_process_1_of_a_read_only_root_it_stops_in_order() {
     let test = "as_process_1_of_a_read_only_root_it_stops_in_order";
-    if !needs(test, &["root", "unshare", "chroot", "mount", "ldd"]) {
+    if !needs(test, &["root", "unshare", "nsenter", "chroot", "mount", "ldd"]) {
         return;
     }
     let place = Place::new();
@@ -353,6 +353,13 @@ fn as_process_1_of_a_read_only_root_it_stops_in_order() {
             .and_then(|ids| ids.split_whitespace().next().map(str::to_owned)),
         Some("65532".into())
     );
+    // As a container's own probe: in its namespaces, with its root and its user.
+    let pid = first.pid.to_string();
+    let own = format!("/{program}");
+    let probe = ["-t", &pid, "-m", "-p", "-r", "-w", "-S", "65532", "-G", "65532", &own, "status"];
+    let probe = tool("nsenter", &[&probe[..], &["--healthy", "/etc/procsig/pings.toml"]].concat());
+    let told = String::from_utf8_lossy(&probe.stdout).into_owned();
+    assert!(probe.status.success() && told.starts_with("ok: "), "{probe:?}");
     assert!(first.handle().expect("process 1").send(Signal::TERM));
     let status = unshare.wait().expect("its status");
     assert_eq!(status.code(), Some(0), "{}", printed());

@@ -33,7 +33,8 @@ const SIGNALS: [(&str, &str); 5] = [
     ),
     (
         "SIGHUP",
-        "With a controlling terminal: the ordered stop. Ignored at the start (nohup): stays ignored.",
+        "With a controlling terminal: the ordered stop. Without one: log, output and dead letters are opened anew, for logrotate. \
+         Ignored at the start (nohup): stays ignored.",
     ),
     ("SIGUSR1", "The supervisor writes its status to the log."),
     (
