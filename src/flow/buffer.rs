@@ -297,10 +297,10 @@ impl Buffer<'_, '_> {
 
     /// Writes what was gathered to both sinks, from what is there already of it on.
     fn write_all(&mut self, number: u64, done: [usize; 2]) -> Result<(), Error> {
-        write(self.sinks.output, self.gathered.results.batch(number), done[0])?;
+        write(self.spool, self.sinks.output, self.gathered.results.batch(number), done[0])?;
         let dead_letters = self.gathered.dead_letters.batch(number);
         match self.sinks.dead_letters.as_deref_mut() {
-            Some(sink) => write(sink, dead_letters, done[1])?,
+            Some(sink) => write(self.spool, sink, dead_letters, done[1])?,
             None if dead_letters.ends.is_empty() => {}
             None => {
                 let message = "it holds dead letters, and no file is named for them";

@@ -207,7 +207,7 @@ impl Buffer<'_, '_> {
         if self.gathered.torn.is_empty() {
             return Ok(());
         }
-        let mut room = Room::default();
+        let mut room = Room::new(self.spool);
         let aside = loop {
             match self.try_to_put_aside() {
                 Ok(aside) => break aside,
@@ -217,6 +217,7 @@ impl Buffer<'_, '_> {
                 }
             }
         };
+        room.over(&self.spool.path.display().to_string());
         for torn in &self.gathered.torn {
             log::error!(
                 "{}: lane {}: {} published bytes from offset {} on are damaged; moved to {}",

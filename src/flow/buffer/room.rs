@@ -1,7 +1,11 @@
 //! Writing to a disk that may be full.
 
 use crate::error::Error;
+use crate::flow::queue::spool::Spool;
+use crate::flow::queue::vitals;
 use crate::flow::sink::{Batch, Sink, failed};
+use crate::sys::atomic::AtomicU64;
+use crate::sys::clock;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +14,13 @@ use std::time::Duration;
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes a batch, from what is there already of it on. Waits while the disk is full.
-pub(super) fn write(sink: &mut dyn Sink, batch: Batch<'_>, mut done: usize) -> Result<(), Error> {
-    let mut room = Room::default();
+pub(super) fn write(
+    spool: &Spool,
+    sink: &mut dyn Sink,
+    batch: Batch<'_>,
+    mut done: usize,
+) -> Result<(), Error> {
+    let mut room = Room::new(spool);
     while done < batch.bytes.len() {
         match sink.write(batch, done) {
             Ok(there) => done = there,
@@ -23,17 +32,22 @@ pub(super) fn write(sink: &mut dyn Sink, batch: Batch<'_>, mut done: usize) -> R
     Ok(())
 }
 
-/// Room on a disk that is full.
-#[derive(Default)]
-pub(super) struct Room {
+/// Room on a disk that is full. For who looks, the spool says since when it is waited for.
+pub(super) struct Room<'a> {
+    since: &'a AtomicU64,
     waited_for: bool,
 }
 
-impl Room {
+impl Room<'_> {
+    pub(super) fn new(spool: &Spool) -> Room<'_> {
+        Room { since: &vitals::of(spool).no_room_since, waited_for: false }
+    }
+
     /// Waits a little, and says so once.
     pub(super) fn wait(&mut self, file: &Path, error: &io::Error) {
         if !std::mem::replace(&mut self.waited_for, true) {
             log::warn!("{}: {error}; waiting for room, the records are kept", file.display());
+            vitals::note(self.since, Some(clock::now()));
         }
         // Nothing else can be done meanwhile: no event says that there is room.
         std::thread::sleep(FULL_DISK_PAUSE);
@@ -42,6 +56,7 @@ impl Room {
     /// Says that it has come to an end, if there was anything to wait for.
     pub(super) fn over(&self, file: &str) {
         if self.waited_for {
+            vitals::note(self.since, None);
             log::info!("{file}: there is room again");
         }
     }

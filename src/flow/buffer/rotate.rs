@@ -61,7 +61,7 @@ impl Buffer<'_, '_> {
             let cut = output.cut_to(intent.sinks[0]);
             cut.map_err(|error| failed(output, "can't cut off what is not on the disk", error))?;
         }
-        let mut room = Room::default();
+        let mut room = Room::new(self.spool);
         loop {
             match output.rotate(intent.sinks[0], intent.rotation & !CUT) {
                 Ok(()) => break,

@@ -196,8 +196,10 @@ fn a_full_disk_under_the_dead_letters_is_waited_for() {
     let bench = Bench::new(1);
     let dead = bench.directory.path().join("dead");
     publish_both(&bench);
+    let since = || vitals::of(&bench.spool).no_room_since.load(Ordering::Relaxed) != 0;
     let mut full = 1;
     let write = move |file: &mut FileSink, bytes: &[u8]| {
+        assert_eq!(since(), full == 0, "who looks is told that it waits for room");
         if full > 0 {
             full -= 1;
             return Err(io::ErrorKind::StorageFull.into());
@@ -209,6 +211,7 @@ fn a_full_disk_under_the_dead_letters_is_waited_for() {
     let mut output = bench.sink();
     let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
     drain(&bench, sinks, SyncPolicy::Never).expect("drained");
+    assert!(!since(), "it does not wait any more");
     assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
 }
 
