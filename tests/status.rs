@@ -334,7 +334,7 @@ fn watch_goes_on_until_the_run_has_ended() {
         (lines().matches('\n').count() >= 3).then_some(())
     });
     gate.open();
-    run.wait().assert_exit(0);
+    run.wait().assert_exit_beside(0);
     let watched = watch.wait();
     watched.assert_exit(0);
     let seen: Vec<Value> =

@@ -13,7 +13,7 @@ use crate::config::raw;
 use crate::error::{Error, ExitCode};
 use crate::flow::queue::spool::{Extent, Spool};
 use crate::flow::status::facts::Status;
-use crate::flow::status::{health, words};
+use crate::flow::status::health;
 use crate::sys::{clock, terminal};
 
 /// Columns where nobody knows better.
@@ -91,12 +91,8 @@ fn text(arguments: &StatusArguments, status: &Status, width: usize, rows: Option
         let json = serde_json::to_string(status).unwrap_or_default();
         return json + "\n";
     }
-    let mut lines = table::lines(status, width, arguments.all);
-    if let Some(rows) = rows.filter(|rows| *rows > 1 && lines.len() > *rows) {
-        let hidden = lines.len() - (rows - 1);
-        lines.truncate(rows - 1);
-        lines.push(words::cut(&format!("... {hidden} more lines"), width));
-    }
+    let mut lines = table::lines(status, width, rows, arguments.all);
+    lines.truncate(rows.unwrap_or(usize::MAX).max(1));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 

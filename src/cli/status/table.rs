@@ -14,16 +14,24 @@ const UNUSUAL_MAX: usize = 12;
 /// Columns of a role at most.
 const ROLE_MAX: usize = 24;
 
-/// The lines, none wider than `width`.
-pub(super) fn lines(status: &Status, width: usize, all: bool) -> Vec<String> {
+/// The lines, none wider than `width`. If there is room for `rows` only, processes are left out.
+pub(super) fn lines(status: &Status, width: usize, rows: Option<usize>, all: bool) -> Vec<String> {
     let mut lines = headline(status, width);
+    let numbers = if status.state == State::Never { Vec::new() } else { numbers(status) };
     if !status.processes.is_empty() {
         lines.push(String::new());
-        lines.extend(processes(status, width, all));
+        let mut shown = processes(status, width, all);
+        let room = rows.map(|rows| rows.saturating_sub(lines.len() + 1 + numbers.len()));
+        if let Some(room) = room.filter(|room| shown.len() > *room) {
+            let left_out = shown.len() - room.saturating_sub(1);
+            shown.truncate(room.saturating_sub(1));
+            shown.push(format!("... {} more", count(left_out as u64, "line", "lines")));
+        }
+        lines.extend(shown);
     }
-    if status.state != State::Never {
+    if !numbers.is_empty() {
         lines.push(String::new());
-        lines.extend(numbers(status));
+        lines.extend(numbers);
     }
     lines.iter().map(|line| cut(line.trim_end(), width)).collect()
 }

@@ -13,6 +13,23 @@ use std::convert::Infallible;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+#[test]
+fn of_a_thousand_workers_each_is_looked_at() {
+    let stage = Stage::of(Geometry { lanes: 1000, ..GEOMETRY });
+    (0..2).for_each(|index| stage.fill(index, b"job"));
+    let job = stage.claim(999);
+    stage.finish(&job, 999);
+    stage.claim(500);
+    let status = stage.look();
+    assert_eq!((status.processes.len(), status.lanes.len()), (1002, 1000));
+    assert_eq!((status.waiting.records, status.lanes[999].records), (1, 1));
+    let busy = |process: &&facts::Process| !process.jobs_in_hand.is_empty();
+    let busy: Vec<&facts::Process> = status.processes.iter().filter(busy).collect();
+    assert_eq!(busy.len(), 1);
+    assert_eq!(busy[0].role, "worker of lane 500", "the configuration says two");
+    assert_eq!(serde_json::to_value(&status).expect("JSON")["processes"][1001]["role"], "buffer");
+}
+
 /// A spool of two workers that this test plays all parts of.
 struct Stage {
     _directory: tempfile::TempDir,
@@ -25,9 +42,13 @@ const GEOMETRY: Geometry = Geometry { lanes: 2, lane_bytes: 4096, slots: 8, job_
 impl Stage {
     /// Its main is this process, and so are its children.
     fn running() -> Stage {
+        Stage::of(GEOMETRY)
+    }
+
+    fn of(geometry: Geometry) -> Stage {
         let directory = tempfile::tempdir().expect("temp dir");
         let path = directory.path().join("spool");
-        let spool = Spool::create(&path, GEOMETRY, 7, None, |_| {}).expect("spool");
+        let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
         let run = spool.run();
         let pid = std::process::id();
         let start = proc_fs::start_time(pid as i32).expect("this process");

@@ -63,7 +63,7 @@ fn a_running_pipeline_is_shown_in_a_table() {
     let mut worker = process("worker ping/0", Doing::Running);
     worker.restarts = 1;
     worker.jobs_in_hand = vec![job("example.org", 12.0), job("example.com", 3.0)];
-    let shown = lines(&status(vec![process("source", Doing::Running), worker]), 80, false);
+    let shown = lines(&status(vec![process("source", Doing::Running), worker]), 80, None, false);
     let expected = "\
 pings: running for 3 min 12 s, main is process 4710
 spool   /srv/.pings.jsonl.spool
@@ -96,12 +96,12 @@ fn no_line_is_wider_than_the_terminal_and_no_text_of_a_job_steers_it() {
         waiting_for: vec!["worker ping/0".into(); 100],
     });
     for width in 1..130 {
-        for line in lines(&status, width, false) {
+        for line in lines(&status, width, None, false) {
             assert!(columns(&line) <= width, "{width}: {line:?}");
             assert!(!line.contains(char::is_control), "{line:?}");
         }
     }
-    let shown = lines(&status, 80, false).join("\n");
+    let shown = lines(&status, 80, None, false).join("\n");
     assert!(shown.contains("its deadline has passed 3.0 s ago"), "{shown}");
     assert!(shown.contains("\\x1b"), "{shown}");
     assert!(shown.contains("worker ping/0, worker ping/0 and 97 more\n"), "{shown}");
@@ -125,7 +125,7 @@ fn a_thousand_workers_are_summed_up_and_the_unusual_ones_are_named() {
     }
     all.push(process("buffer", Doing::Running));
     let status = status(all);
-    let shown = lines(&status, 80, false);
+    let shown = lines(&status, 80, None, false);
     assert!(shown.len() < 35, "{shown:#?}");
     let place = |text: &str| {
         shown.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{shown:#?}"))
@@ -135,7 +135,10 @@ fn a_thousand_workers_are_summed_up_and_the_unusual_ones_are_named() {
     assert!(place("worker ping/600 ") < place("slow.example.org"));
     place("source ");
     place("buffer ");
-    assert_eq!(lines(&status, 80, true).len(), shown.len() - 2 - 12 + 1000);
+    let small = lines(&status, 80, Some(20), false);
+    assert_eq!(small.len(), 20, "{small:#?}");
+    assert_eq!(small.last(), shown.last(), "what waits is there all the same");
+    assert_eq!(lines(&status, 80, None, true).len(), shown.len() - 2 - 12 + 1000);
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn what_has_no_main_says_so_and_what_to_do() {
         let mut status = status(Vec::new());
         status.state = state;
         status.exit_code = Some(5);
-        lines(&status, 80, false)[0].clone()
+        lines(&status, 80, None, false)[0].clone()
     };
     assert!(headline(State::Died).ends_with("was killed; start it again to go on"));
     assert!(headline(State::Ended).contains("ended with exit code 5"));
@@ -152,5 +155,5 @@ fn what_has_no_main_says_so_and_what_to_do() {
     assert!(headline(State::Orphans).contains("was killed; 0 processes finish"));
     let mut stopped = status(Vec::new());
     stopped.main.process_state = Some('T');
-    assert!(lines(&stopped, 80, false)[1].contains("kill -CONT 4710"));
+    assert!(lines(&stopped, 80, None, false)[1].contains("kill -CONT 4710"));
 }
