@@ -213,3 +213,136 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::raw::{self, Known, Overrides};
+    use crate::error::{Error, Wrong};
+    use std::path::Path;
+
+    const PLAIN: Style = Style { width: 80, color: false };
+
+    /// The mistakes of a text, shown; the folder of the file is left out.
+    fn shown(text: &str, style: Style) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pings.toml");
+        std::fs::write(&path, text).unwrap();
+        let error = raw::load(&path, &Overrides::default(), &Known::default()).unwrap_err();
+        let Error::Mistakes(all) = error else { panic!("{error}") };
+        mistakes(&all, style).replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn each_mistake_has_its_line_a_caret_what_is_allowed_and_what_was_meant() {
+        let text = "[workers.ping]\ncommand = [\"echo\", \"${NO_SUCH_VARIABLE}\"]\nthread = 2\n\
+                    timeout = 10\nprocesses = 20000\n\n[shutdown]\n\n\ndeadline = \"8 s ago\"\n";
+        let expected = r#"pings.toml:2:20: workers.ping.command: the variable NO_SUCH_VARIABLE is not set
+  |
+2 | command = ["echo", "${NO_SUCH_VARIABLE}"]
+  |                    ^^^^^^^^^^^^^^^^^^^^^
+  = help: set it, or give a default: ${NO_SUCH_VARIABLE:-default}
+
+pings.toml:3:1: workers.ping.thread: "thread" is no key here
+  |
+3 | thread = 2
+  | ^^^^^^ did you mean threads?
+"#;
+        let told = shown(text, PLAIN);
+        assert!(told.starts_with(expected), "{told}");
+        let expected = r#"pings.toml:4:11: workers.ping.timeout: 10 is no duration: its unit is missing
+  |
+4 | timeout = 10
+  |           ^^ did you mean "10s"?
+  = allowed: a duration such as "500ms", "30s", "1m 30s" or "1day"
+
+pings.toml:5:13: workers.ping.processes: 20000 is out of range
+  |
+5 | processes = 20000
+  |             ^^^^^
+  = allowed: 1 to 10000
+
+pings.toml:10:12: shutdown.deadline: "8 s ago" is negative
+   |
+10 | deadline = "8 s ago"
+   |            ^^^^^^^^^
+   = allowed: a duration such as "500ms", "30s", "1m 30s" or "1day"
+
+"#;
+        assert!(told.ends_with(expected), "{told}");
+    }
+
+    /// The line that is shown, and what the carets below it are below.
+    fn marked_of(told: &str) -> (String, String) {
+        let mut lines = told.lines().skip_while(|line| !line.starts_with("1 | "));
+        let source = lines.next().unwrap().chars();
+        let carets = lines.next().unwrap();
+        let below = source.clone().zip(carets.chars()).filter(|(_, mark)| *mark == '^');
+        (source.collect(), below.map(|(character, _)| character).collect())
+    }
+
+    #[test]
+    fn of_a_long_line_the_part_that_is_meant_is_shown_in_80_columns() {
+        let command = |before: usize, after: usize| {
+            let words = |number| "\"word\", ".repeat(number);
+            format!("workers.w.command = [{}5, {}\"end\"]\n", words(before), words(after))
+        };
+        for (before, after) in [(0, 40), (3, 40), (6, 40), (20, 20), (40, 0), (40, 1), (400, 400)] {
+            let told = shown(&command(before, after), PLAIN);
+            let (line, below) = marked_of(&told);
+            assert_eq!(below, "5", "{before}, {after}:\n{told}");
+            assert!(line.chars().count() <= 80, "{told}");
+            assert_eq!(line.contains("| ..."), before > 6, "{told}");
+            assert_eq!(line.ends_with("..."), after > 1, "{told}");
+        }
+        // What is meant may itself be longer.
+        let told = shown(&format!("log.level = \"{}\"\n", "x".repeat(300)), PLAIN);
+        assert!(told.lines().skip(1).all(|line| line.chars().count() <= 80), "{told}");
+        assert!(marked_of(&told).1.starts_with("\"xxx"), "{told}");
+        let told = shown(&format!("{}log.level = 7\n", "\"a\".".repeat(60)), PLAIN);
+        assert!(told.contains('^'), "{told}");
+    }
+
+    #[test]
+    fn nothing_in_a_line_steers_the_terminal_and_carets_stay_below() {
+        let line = "workers.w.command = [\"\u{202e}ä語\", 5,\t\"\u{1f600}\"]\n";
+        let told = shown(line, PLAIN);
+        assert!(!told.contains('\u{202e}') && !told.contains('\t'), "{told}");
+        assert!(told.contains("\\u{202e}ä語"), "{told}");
+        let mut lines = told.lines().filter(|line| line.contains(" | "));
+        let (source, carets) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = |text: &str, what: char| width(&text[..text.find(what).unwrap()]);
+        assert_eq!(at(source, '5'), at(carets, '^'), "{told}");
+    }
+
+    #[test]
+    fn colours_are_there_only_when_they_are_wanted() {
+        let text = "nam = 1\n";
+        let colored = shown(text, Style { color: true, ..PLAIN });
+        assert!(colored.contains("\x1b[1;31m^^^ did you mean name?\x1b[0m"), "{colored:?}");
+        let mut plain = colored;
+        for code in [BOLD, RED, BLUE, YELLOW, RESET] {
+            plain = plain.replace(code, "");
+        }
+        assert_eq!(plain, shown(text, PLAIN));
+        assert!(!plain.contains('\x1b'));
+    }
+
+    #[test]
+    fn any_place_in_any_text_is_shown_somehow() {
+        let texts =
+            ["", "\n", "\u{feff}a = 1\r\n", "ä\n語\u{1f600}", "a = \"\"\"\nb\nc\"\"\"\n", "\t\t"];
+        for text in texts {
+            for start in 0..=text.len() + 2 {
+                for end in start..=text.len() + 2 {
+                    let wrong = Wrong::new("wrong").suggest(Some("x ".repeat(50)));
+                    let mistake = Mistake { key: "k".into(), wrong, bytes: Some(start..end) };
+                    let all = Mistakes::new(Some((Path::new("f"), text)), vec![mistake]);
+                    for width in [0, 10, 80] {
+                        assert!(mistakes(&all, Style { width, color: false }).contains("f:"));
+                    }
+                }
+            }
+        }
+    }
+}

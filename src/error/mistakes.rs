@@ -8,6 +8,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// So much of a value is repeated in a message. Characters.
+const GIVEN_MAX: usize = 60;
+
 /// Why a value can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Wrong {
@@ -31,7 +34,12 @@ impl Wrong {
 
     /// `what` speaks of a value: `Wrong::of("\"5\"", "is no duration")`.
     pub(crate) fn of(given: impl Into<String>, what: impl Into<String>) -> Wrong {
-        Wrong { given: Some(given.into().into()), ..Wrong::new(what) }
+        let mut given: String = given.into();
+        if let Some((end, _)) = given.char_indices().nth(GIVEN_MAX) {
+            // All of it stands below, as far as there is room.
+            given.replace_range(end.., "...");
+        }
+        Wrong { given: Some(given.into()), ..Wrong::new(what) }
     }
 
     pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Wrong {

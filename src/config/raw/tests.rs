@@ -286,7 +286,7 @@ fn a_worker_does_exactly_one_thing() {
     let lines = "[workers.ping]\ncoprocess = [\"sh\", \"{}\"]";
     let run = &load_text(lines).workers[0].run;
     assert_eq!(*run, Run::Coprocess(vec!["sh".into(), "{}".into()]));
-    assert!(only_mistake("").starts_with("pings.toml: workers: no kind of worker"));
+    assert!(only_mistake("").starts_with("pings.toml:1:1: workers: no kind of worker"));
     // In the order of the file, not of the names.
     let mistake =
         only_mistake("[workers.z]\ncommand = [\"cat\"]\n[workers.a]\ncommand = [\"cat\"]");

@@ -64,7 +64,11 @@ impl Resolver<'_> {
         };
         let wrong = Wrong::new("no kind of worker is declared")
             .help(format!("add a table [workers.NAME] with {what}"));
-        self.mistake(&Origin::missing("workers", table), wrong);
+        // Without any, it is the end of the file that lacks it.
+        let end = || self.source.map(|(_, text)| text.trim_end().len());
+        let mut origin = Origin::missing("workers", table);
+        origin.bytes = origin.bytes.or_else(|| end().map(|end| end..end));
+        self.mistake(&origin, wrong);
     }
 
     fn takes_jobs(&self, raw: &RawWorker) -> bool {
