@@ -174,33 +174,35 @@ impl Resolver<'_> {
             Kind::Csv => {
                 let default = is_command.then(|| COMMAND_COLUMNS.map(str::to_owned).to_vec());
                 if columns.is_none() && default.is_none() && !raw.columns.is_given() {
-                    let message = "\"csv\" needs columns = [\"FIELD\", ...]: the fields of a \
-                                   record that are written, in this order";
-                    self.mistake(&origin, message);
+                    let wrong = Wrong::new("\"csv\" needs columns = [\"FIELD\", ...]")
+                        .help("they are the fields of a record that are written, in this order");
+                    self.mistake(&origin, wrong);
                 }
                 Format::Csv { columns: columns.or(default).unwrap_or_default() }
             }
             Kind::Lines if is_command => {
-                let message = "the result of a command has several fields: \"json\", \"csv\" and \
-                               \"sqlite\" can hold it; \"lines\" is for the records of functions and \
-                               the answers of coprocesses";
-                self.mistake(&origin, message);
+                let wrong = Wrong::new("the result of a command has several fields")
+                    .allowed("\"json\", \"csv\", \"sqlite\"")
+                    .help(
+                        "\"lines\" is for the records of functions and the answers of coprocesses",
+                    );
+                self.mistake(&origin, wrong);
                 Format::JsonLines
             }
             Kind::Postcard if !is_function => {
-                let message = "it can't hold the results of commands and coprocesses: \"json\", \
-                               \"csv\" and \"sqlite\" can; \"postcard\" is for the records of \
-                               functions";
-                self.mistake(&origin, message);
+                let wrong = Wrong::new("it can't hold the results of commands and coprocesses")
+                    .allowed("\"json\", \"csv\", \"sqlite\"")
+                    .help("\"postcard\" is for the records of functions");
+                self.mistake(&origin, wrong);
                 Format::JsonLines
             }
             Kind::Lines => Format::Lines,
             Kind::Postcard => Format::Postcard,
             Kind::Sqlite => {
                 if !cfg!(feature = "sqlite") {
-                    let message = "this program was built without SQLite: build it with the \
-                                   feature \"sqlite\", or choose another format";
-                    self.mistake(&origin, message);
+                    let wrong = Wrong::new("this program was built without SQLite")
+                        .help("build it with the feature \"sqlite\", or choose another format");
+                    self.mistake(&origin, wrong);
                 }
                 Format::Sqlite { table: raw.table.get().cloned().unwrap_or("results".into()) }
             }

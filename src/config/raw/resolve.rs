@@ -300,11 +300,13 @@ impl Resolver<'_> {
         let has_room = |worker: &&Worker| 2 * worker.max_output < bytes;
         let is_command = |worker: &&Worker| matches!(worker.run, Run::Command(_));
         if let Some(worker) = workers.iter().filter(is_command).find(|worker| !has_room(worker)) {
-            let what = format!(
-                "a lane of {bytes} bytes can't hold a result with {} bytes of standard output and as \
-                 many of standard error (workers.{}.max_output): such a job would fail",
-                worker.max_output, worker.name
+            let what = format!("a lane of {bytes} bytes can be too small for one result");
+            let help = format!(
+                "workers.{}.max_output allows {} bytes of standard output and as many of standard \
+                 error; a job with more than fits has failed",
+                worker.name, worker.max_output
             );
+            let what = Wrong::new(what).help(help);
             self.warning(lane, what);
         }
     }

@@ -134,9 +134,8 @@ impl Resolver<'_> {
                 self.mistake(kind, wrong);
             }
             _ => {
-                let wrong = "only one of command, function and coprocess is allowed: that is what \
-                             the worker does with a job";
-                self.mistake(kind, wrong);
+                let wrong = Wrong::new("only one of command, function and coprocess is allowed");
+                self.mistake(kind, wrong.help("it is what the worker does with a job"));
             }
         }
         if let Some((function, origin)) = raw.function.with_origin() {
