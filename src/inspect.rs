@@ -5,4 +5,5 @@
 
 pub(crate) mod find;
 pub(crate) mod last_run;
+pub(crate) mod progress;
 pub(crate) mod timeline;

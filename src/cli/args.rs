@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::help;
 use super::status::StatusArguments;
+use super::stop::StopArguments;
 use crate::config::raw::{self, Known, Overrides};
 use crate::config::{Lines, LogFormat};
 
@@ -82,6 +83,9 @@ pub(super) enum Command {
     },
     /// Shows what runs, how fast, and what waits; it works on a busy, a hung and a dead daemon
     Status(StatusArguments),
+    /// Asks for the ordered stop, shows it as it happens, waits, and exits as the daemon did; with 0 if
+    /// nothing runs, with 4 if its supervisor was killed, with 1 if it did not end in time
+    Stop(StopArguments),
     /// Prints the jobs of a file of dead letters, one a line, to be run again
     DeadLetters {
         /// The file that dead_letters.file names

@@ -28,6 +28,7 @@ pub(super) fn examples(command: &str, program: &str, functions: &[&str]) -> Vec<
         ("timeline", _) => {
             &["procsig timeline pings.toml", "procsig timeline -o stop.svg pings.toml"]
         }
+        ("stop", _) => &["procsig stop", "procsig stop pings.toml --timeout 30s"],
         ("status", _) => &[
             "procsig status",
             "procsig status pings.toml --watch",

@@ -13,6 +13,7 @@ mod manual;
 mod render;
 mod run;
 mod status;
+mod stop;
 mod summary;
 mod terminal;
 mod timeline;
@@ -69,6 +70,7 @@ pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
         }
         Command::Status(arguments) => find::spool(arguments.place.as_deref(), &known)
             .and_then(|spool| status::status(&arguments, &spool)),
+        Command::Stop(arguments) => stop::stop(&arguments, &known),
         Command::Init => print(&init::example(&program, &known)),
         Command::Completions { shell } => print(&help::completions(shell, line, &program)),
         Command::Man => manual::page(line, &program, &known).and_then(|page| print(&page)),

@@ -78,6 +78,15 @@ pub(crate) fn without_stop(run: &LastRun) -> String {
     lines.join("\n") + "\n"
 }
 
+/// An event in words.
+pub(crate) fn sentence(run: &LastRun, event: &Event) -> String {
+    let who = event.slot.map_or_else(|| "supervisor".into(), |slot| run.name(slot));
+    match words(event.what) {
+        (what, Some(detail)) => format!("{who} {what}: {detail}"),
+        (what, None) => format!("{who} {what}"),
+    }
+}
+
 fn event_as_json(run: &LastRun, event: &Event) -> Value {
     let (what, detail) = words(event.what);
     json!({

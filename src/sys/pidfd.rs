@@ -36,6 +36,15 @@ impl PidFd {
         }
     }
 
+    /// Sends a signal to the process.
+    ///
+    /// # Errors
+    /// `EPERM` if it belongs to somebody else, `ESRCH` if it has ended and was reaped.
+    pub(crate) fn send(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal as i32).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(pidfd_send_signal(&self.0, signal)?)
+    }
+
     /// Ends the process by force. That it has ended already is no error.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.0, Signal::KILL) {
