@@ -148,6 +148,15 @@ fn digits(step: f64) -> usize {
     (0..6).find(|digits| step * 10f64.powi(*digits) >= 0.999).unwrap_or(6) as usize
 }
 
+/// The same of a stop that is over.
+fn stopped_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Signal => "stopped by a signal",
+        Reason::Finished => "stopped when all jobs were done",
+        Reason::Failure => "stopped since a child could not go on",
+    }
+}
+
 fn reason_word(reason: Reason) -> &'static str {
     match reason {
         Reason::Signal => "signal",
@@ -160,7 +169,7 @@ fn why_words(why: Why) -> &'static str {
     match why {
         Why::NotReady => "not ready in time",
         Why::NotQuiet => "not stopped after a second",
-        Why::Reserve => "the rest of the deadline is kept for the flush",
+        Why::Reserve => "to leave time for the flush",
         Why::Signal => "another signal",
         Why::Deadline => "deadline",
         Why::ThirdSignal => "third signal",

@@ -2,8 +2,8 @@
 //! stop.
 
 use super::super::last_run::{LastRun, Main};
-use super::{reason_sentence, signal_name, why_words};
-use crate::flow::queue::history::{End, Event, What, Why};
+use super::{reason_sentence, signal_name, stopped_words, why_words};
+use crate::flow::queue::history::{End, Event, Reason, What, Why};
 use crate::flow::queue::processes;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub(crate) fn chart(run: &LastRun, now: Duration) -> Option<Chart> {
     let to = if near { last.max(deadline) } else { last }.max(0.001) * 1.02;
     let reserve = deadline - seconds(run.flush_reserve);
     Some(Chart {
-        title: title(run, &seen, reason_sentence(reason)),
+        title: title(run, &seen, reason),
         subtitle: format!(
             "{}; deadline {}, the last {} of it for the flush",
             super::minute(first.wall),
@@ -121,13 +121,14 @@ pub(crate) fn short(seconds: f64) -> String {
     }
 }
 
-fn title(run: &LastRun, seen: &Seen<'_>, reason: &str) -> String {
+fn title(run: &LastRun, seen: &Seen<'_>, reason: Reason) -> String {
     let name = run.about.as_ref().map_or("the pipeline", |about| &about.name);
     let took = format!("{:.3} s", seen.end);
+    let (reason, stopped) = (reason_sentence(reason), stopped_words(reason));
     match (seen.done, run.main) {
-        (Some(0), _) => format!("{name}: {reason}, stopped in order in {took}"),
+        (Some(0), _) => format!("{name}: {stopped} in {took}, in order"),
         (Some(code), _) => {
-            format!("{name}: {reason}, stopped in {took}, exit code {code} ({})", code_words(code))
+            format!("{name}: {stopped} in {took}, exit code {code}: {}", code_words(code))
         }
         (None, Main::Runs(_)) => format!("{name}: {reason}; the stop is under way for {took}"),
         (None, Main::Frozen(pid)) => {

@@ -101,9 +101,10 @@ fn a_chart_has_a_row_for_each_process_in_the_order_of_the_stop_and_says_who_was_
     ];
     assert_eq!(rows, expected);
     assert_eq!((chart.reserve, chart.deadline), (Some(6.0), Some(8.0)));
-    assert!(chart.title.contains("asked to stop by a signal, stopped in 6.500 s, exit code 4"));
+    let title = "checks: stopped by a signal in 6.500 s, exit code 4: something was killed";
+    assert_eq!(chart.title, title);
     let text = text::draw(&chart, PLAIN);
-    assert!(text.contains("worker check/1: killed: the rest of the deadline is kept"), "{text}");
+    assert!(text.contains("worker check/1: killed: to leave time for the flush"), "{text}");
 }
 
 #[test]
