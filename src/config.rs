@@ -135,7 +135,7 @@ pub struct Worker {
     /// more or less, so that not all of them do it together. `None`: never.
     pub recycle_after: Option<u64>,
     /// Bytes of private memory in use above which it does so; looked at after jobs, ten times a second
-    /// at most. `None`: never.
+    /// at most. A coprocess that has more in use is started again alone. `None`: never.
     pub recycle_above: Option<u64>,
     /// What its processes, and what they start, may take of the machine.
     pub limits: Limits,

@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use support::processes::children_of;
-use support::{Balance, Ended, Place, Process, Running, Seed, Signal, example};
+use support::{Balance, Ended, Place, Process, Running, Seed, Signal, example, needs};
 
 fn functions() -> Place {
     Place::of(example("test_limits"))
@@ -167,6 +167,39 @@ fn commands_and_coprocesses_are_recycled_with_their_workers() {
         place.results().assert_exactly_once(&jobs);
         assert!((6..=8).contains(&recycled(&ended)), "{}", ended.describe());
     }
+}
+
+#[test]
+fn a_coprocess_that_has_grown_is_replaced_alone_and_its_worker_goes_on() {
+    let test = "a_coprocess_that_has_grown_is_replaced_alone_and_its_worker_goes_on";
+    if !needs(test, &["python3"]) {
+        return;
+    }
+    let place = Place::new();
+    let jobs = place.jobs(20);
+    place.write(
+        "grow.py",
+        "import os, sys\nkept = []\nfor line in sys.stdin:\n    kept.append(bytearray(b'x') * (20 << 20))\n    \
+         print(os.getpid(), flush=True)\n",
+    );
+    place.write(
+        "c.toml",
+        "[jobs]\nlines = \"jobs.txt\"\n[output]\nfile = \"out.jsonl\"\n[workers.w]\n\
+         coprocess = [\"python3\", \"grow.py\"]\nprocesses = 1\nthreads = 1\n\
+         recycle_above = \"70MiB\"\n",
+    );
+    let ended = place.command(&["run", "c.toml"]).finish();
+    ended.assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+    assert!(
+        ended.stderr.contains("(recycle_above is 70.0 MiB): ending it"),
+        "{}",
+        ended.describe()
+    );
+    let lines = place.results().lines;
+    let pids: BTreeSet<u64> = lines.iter().filter_map(|line| line["value"].as_u64()).collect();
+    assert!((4..=8).contains(&pids.len()), "{pids:?}");
+    assert_eq!(recycled(&ended), 0, "{}", ended.describe());
 }
 
 // Deaths.

@@ -253,8 +253,17 @@ pub(crate) fn descendants(pid: Pid) -> Vec<(Pid, Pid)> {
 /// Bytes of memory that this process has in use and shares with no file; `None` if `/proc` can't be
 /// read. What it has of the parent's memory by `fork` counts.
 pub(crate) fn private_memory() -> Option<u64> {
+    memory_in("/proc/self/statm")
+}
+
+/// As [`private_memory`], of another process.
+pub(crate) fn private_memory_of(pid: Pid) -> Option<u64> {
+    memory_in(&format!("/proc/{pid}/statm"))
+}
+
+fn memory_in(path: &str) -> Option<u64> {
     let mut line = [0; 256];
-    let length = File::open("/proc/self/statm").ok()?.read(&mut line).ok()?;
+    let length = File::open(path).ok()?.read(&mut line).ok()?;
     let line = std::str::from_utf8(&line[..length]).ok()?;
     // Counted in pages: size, resident, of that shared, ...
     let mut fields = line.split_ascii_whitespace().skip(1).map(str::parse::<u64>);

@@ -44,9 +44,9 @@ use crate::flow::format::Failures;
 use crate::flow::job::{Failure, JobError};
 use crate::flow::queue::lane::Staged;
 use crate::stop::Stop;
-use crate::sys::clock;
 use crate::sys::process::Ended;
 use crate::sys::spawn::{self, CommandLine, JOB_VARIABLE, StartError};
+use crate::sys::{clock, proc_fs};
 use answer::{Answer, CoprocessResult, Outcome, write_request};
 use stderr::Listener;
 use talk::{End, Exchanged, Idle, Talk};
@@ -75,6 +75,8 @@ pub(crate) struct Coprocesses {
     run_marker: Vec<u8>,
     timeout: Option<Duration>,
     output_max: usize,
+    /// One that has more private memory in use is replaced, in bytes.
+    memory_max: Option<u64>,
     /// `None`: an answer becomes the `value` of a line of JSON.
     record: Option<Record>,
     /// So long after a stop was asked for, what is left of this process is killed.
@@ -91,6 +93,8 @@ pub(crate) struct Coprocess<'a> {
     all: &'a Coprocesses,
     talk: Option<Talk>,
     request: Vec<u8>,
+    /// It has grown too large, and is to be ended.
+    grown: bool,
 }
 
 /// Can the worker's coprocess be started?
@@ -129,6 +133,7 @@ impl Coprocesses {
             run_marker: spawn::run_marker(run_id),
             timeout: worker.timeout,
             output_max: usize::try_from(worker.max_output).unwrap_or(usize::MAX),
+            memory_max: worker.recycle_above,
             record,
             limit,
             stop: stop.clone(),
@@ -140,7 +145,7 @@ impl Coprocesses {
 
     /// The coprocess of a thread, not started yet.
     fn of_thread(&self) -> Coprocess<'_> {
-        Coprocess { all: self, talk: None, request: Vec::new() }
+        Coprocess { all: self, talk: None, request: Vec::new(), grown: false }
     }
 
     fn start(&self) -> Result<Talk, StartError> {
@@ -215,6 +220,11 @@ impl ThreadWork for Coprocess<'_> {
         let result = CoprocessResult { job, worker, started, took, outcome: &outcome };
         let verdict = outcome.failure().map_or(Verdict::Done, |(_, verdict)| verdict);
         stage(attempt, verdict, staged, |bytes, dead| result.encode(bytes, dead))
+    }
+
+    /// Ended together with what belongs to its thread, and the next one is started with the next job.
+    fn is_broken(&self) -> bool {
+        self.grown
     }
 }
 
@@ -291,6 +301,17 @@ impl Coprocess<'_> {
         outcome
     }
 
+    /// Has it grown too large? The worker's own size says nothing about it.
+    fn look_at_size(&mut self, pid: i32) {
+        let Some(limit) = self.all.memory_max else { return };
+        let taken = proc_fs::private_memory_of(pid).unwrap_or(0);
+        if taken > limit {
+            let (taken, limit) = (bytesize::ByteSize(taken), bytesize::ByteSize(limit));
+            log::info!("a coprocess takes {taken} of memory (recycle_above is {limit}): ending it");
+            self.grown = true;
+        }
+    }
+
     /// Asks the coprocess once.
     fn ask(&mut self, job: JobRef<'_>, request: &[u8], note: &dyn Fn(i32, u64)) -> Asked {
         let all = self.all;
@@ -304,6 +325,7 @@ impl Coprocess<'_> {
         let (error, timed_out) = match exchanged {
             Ok(Exchanged::Answer(line)) => match Answer::parse(&line) {
                 Ok(answer) => {
+                    self.look_at_size(talk.pid());
                     self.talk = Some(talk);
                     return Asked::Said(match answer {
                         Answer::Value(value) => Outcome::Value(value),
