@@ -149,17 +149,18 @@ impl Launch {
     ///
     /// The limit of deaths ends pipelines that can't work. A job that is run alone since a worker
     /// has died of it fails after a few deaths, which bounds them. A death with other jobs in hand is
-    /// a job's doing if jobs have been done well since the last one; if none is done any more, it may
-    /// well be the worker that is broken, and no list is to be used up by that.
+    /// put down to them if they run in the worker itself, as functions do, and if jobs have been done
+    /// well since the last such death: if none is done any more, it may well be the worker that is
+    /// broken, and no list is to be used up by that.
     pub(crate) fn is_put_down_to_a_job(&self, child: Child) -> bool {
         let Child::Worker(lane) = child else { return false };
         match blame::in_hand(&self.spool, lane) {
             InHand::SuspectAlone => true,
-            InHand::Jobs => {
+            InHand::Jobs if matches!(self.kind(lane).0.task, Task::Jobs(_)) => {
                 let done = processes::jobs_done(&self.spool);
                 self.done_at_death.replace(done) != done
             }
-            InHand::Nothing => false,
+            InHand::Jobs | InHand::Nothing => false,
         }
     }
 
