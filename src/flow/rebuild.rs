@@ -14,7 +14,7 @@ use super::queue::jobs::{Jobs, Phase};
 use super::queue::layout::Geometry;
 use super::queue::position::ListPosition;
 use super::queue::spool::Spool;
-use crate::error::Error;
+use crate::error::{Error, ExitCode};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use crate::sys::pidfd::PidFd;
@@ -71,7 +71,7 @@ pub(crate) fn rebuild(
     let before = Commit::load(old).totals.results;
     if outputs.output.tells_by_number() {
         // What an own sink opens is for a process of the buffer, not for all that come of this one.
-        apart(|| buffer::run(old, outputs.sinks(), policy, &stop, || {}))?;
+        apart(path, || buffer::run(old, outputs.sinks(), policy, &stop, || {}))?;
     } else {
         buffer::run(old, outputs.sinks(), policy, &stop, || {})?;
     }
@@ -103,7 +103,7 @@ pub(crate) fn rebuild(
 }
 
 /// Runs the buffer in a process of its own, to its end.
-fn apart(buffer: impl FnOnce() -> Result<u64, Error>) -> Result<(), Error> {
+fn apart(path: &Path, buffer: impl FnOnce() -> Result<u64, Error>) -> Result<(), Error> {
     let parent = nix::unistd::getpid();
     let main = || {
         // It is in no table: nobody else would wait for it, or end it.
@@ -127,10 +127,39 @@ fn apart(buffer: impl FnOnce() -> Result<u64, Error>) -> Result<(), Error> {
     }
     match process::reap(child) {
         Some(process::Ended::Exited(0)) => Ok(()),
-        ended => Err(Error::Failure(format!(
-            "the spool's sizes have changed, and what is kept in it could not be written ({}). \
-             Nothing is lost",
-            ended.map_or_else(|| "it was killed".into(), |ended| ended.to_string())
-        ))),
+        ended => Err(not_written(path, ended)),
+    }
+}
+
+/// Sorted as what the process has said itself, which is in the log: by its exit code.
+fn not_written(path: &Path, ended: Option<process::Ended>) -> Error {
+    let how = ended.map_or_else(|| "it was killed".into(), |ended| ended.to_string());
+    let message = format!(
+        "the spool's sizes have changed, and what is kept in it could not be written ({how}). Nothing \
+         is lost"
+    );
+    match ended {
+        Some(process::Ended::Exited(code)) => match ExitCode::from_code(code) {
+            ExitCode::Io => Error::File { path: path.into(), message },
+            ExitCode::Config => Error::Config(message),
+            ExitCode::Held => Error::Held(message),
+            _ => Error::Failure(message),
+        },
+        _ => Error::Failure(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_process_that_writes_has_failed_with_is_what_the_start_fails_with() {
+        let code = |ended| not_written(Path::new("spool"), ended).exit_code();
+        assert_eq!(code(Some(process::Ended::Exited(74))), ExitCode::Io);
+        assert_eq!(code(Some(process::Ended::Exited(75))), ExitCode::Held);
+        assert_eq!(code(Some(process::Ended::Exited(101))), ExitCode::Failure);
+        assert_eq!(code(Some(process::Ended::Signaled(9))), ExitCode::Failure);
+        assert_eq!(code(None), ExitCode::Failure);
     }
 }
