@@ -203,11 +203,12 @@ fn a_worker_that_was_started_again_is_counted_with_how_the_last_one_ended() {
     run.role(WORKERS, "worker ping/0")[0].send(Signal::KILL);
     let seen = until(&place, "a new worker", |seen| seen["processes"][1]["restarts"] == 1);
     assert_eq!(seen["processes"][1]["last_end"], "SIGKILL", "{seen}");
+    run.signal(Signal::TERM);
+    run.until_logged("stopping workers");
     gate.open();
-    run.wait().assert_exit(0);
-    // Restarts are those of one run.
-    place.jobs(3);
-    place.command(&["run", "pings.toml", "--fresh"]).finish().assert_exit(0);
+    run.wait().assert_exit(5);
+    // Restarts are those of one run, also in the same spool.
+    place.command(&["run", "pings.toml"]).finish().assert_exit(0);
     assert_eq!(json(&place)["processes"][1]["restarts"], 0);
 }
 
