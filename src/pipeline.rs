@@ -374,6 +374,13 @@ fn prepare(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Launch, Error> 
         .map_err(Error::system("can't ignore SIGXFSZ"))?;
     sys::process::become_subreaper().map_err(Error::system("can't become a subreaper"))?;
     crate::log::set_role("supervisor");
+    if !sys::proc_fs::is_there() {
+        log::warn!(
+            "/proc is not mounted, or is that of another namespace of processes: what jobs leave \
+             behind can't be found and ended, and a start soon after this process was killed exits \
+             with 75 until its children have ended"
+        );
+    }
     let environment = privileges::environment(&config.privileges)?;
     Launch::prepare(config, kinds, own, environment, spool::random())
 }

@@ -167,6 +167,53 @@ fn as_the_first_process_of_a_namespace_it_stops_in_order() {
     place.results().assert_exactly_once(&jobs);
 }
 
+/// A container: process 1, a root that can't be written, one directory that can, no HOME, no terminal.
+#[test]
+fn in_a_container_with_a_read_only_root_it_needs_one_directory_and_a_second_signal_counts() {
+    let name =
+        "in_a_container_with_a_read_only_root_it_needs_one_directory_and_a_second_signal_counts";
+    if !needs(name, &["root", "unshare", "mount"]) {
+        return;
+    }
+    let (place, _) = place();
+    place.work_script("while :; do sleep 0.1; done");
+    let inside = "here=$(pwd) && mount --bind \"$here\" \"$here\" && mount -o remount,ro,bind / && \
+                  cd \"$here\" && ! touch /read-only 2>/dev/null && exec env -u HOME \"$@\"";
+    let container = ["unshare", "-pfm", "--mount-proc", "sh", "-c", inside, "sh"];
+    let run = place.command(&["run", "pings.toml"]).under(&container).start();
+    run.until_started(4);
+    run.signal(Signal::TERM);
+    let asked = run.until_logged("stop requested: signal").at;
+    // Sooner, it would be the same request.
+    support::wait_until("a second request", support::WATCHDOG, || {
+        let ago = jiff::Timestamp::now().duration_since(asked);
+        (ago.as_millis() > 400).then_some(())
+    });
+    run.signal(Signal::TERM);
+    let ended = run.wait();
+    ended.assert_exit(4);
+    log::assert_nothing_out_of_order(&ended.log());
+}
+
+#[test]
+fn without_proc_it_works_and_says_what_it_can_not_do() {
+    let tools = ["root", "unshare", "umount"];
+    if !needs("without_proc_it_works_and_says_what_it_can_not_do", &tools) {
+        return;
+    }
+    let (place, jobs) = place();
+    place.write("calm", "");
+    // Not mounted at all; and that of the processes outside, whose numbers mean others in here.
+    for no_proc in ["while umount /proc; do :; done 2>/dev/null; exec \"$@\"", "exec \"$@\""] {
+        let without = ["unshare", "-pfm", "sh", "-c", no_proc, "sh"];
+        let ended = place.command(&["run", "pings.toml", "--fresh"]).under(&without).finish();
+        ended.assert_exit(0);
+        assert!(ended.stderr.contains("/proc is not mounted, or "), "{}", ended.describe());
+        place.results().assert_exactly_once(&jobs);
+        std::fs::remove_file(place.path("out.jsonl")).expect("the output");
+    }
+}
+
 #[test]
 fn under_nohup_it_outlives_its_terminal() {
     if !needs("under_nohup_it_outlives_its_terminal", &["setsid"]) {

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -85,6 +86,9 @@ impl Stat {
 
 /// What the process is doing, and whose it is. `None`: there is none, or it can't be read.
 pub(crate) fn stat(pid: Pid) -> Option<Stat> {
+    if !is_there() {
+        return None;
+    }
     let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
     // The longest possible line is shorter: 52 numbers and a name of 64 bytes.
     let mut line = [0; 2048];
@@ -219,6 +223,9 @@ pub(crate) fn children(pid: Pid) -> Vec<Pid> {
 /// The children as the kernel lists them. `None`: it was built without the list.
 fn listed_children(pid: Pid) -> Option<Vec<Pid>> {
     let mut children = Vec::new();
+    if !is_there() {
+        return Some(children);
+    }
     let (mut threads, mut lists) = (0, 0);
     for thread in numbers(&format!("/proc/{pid}/task")) {
         threads += 1;
@@ -276,9 +283,19 @@ pub(crate) fn thread_count() -> usize {
     numbers("/proc/self/task").count().max(1)
 }
 
+/// Is `/proc` there, with the numbers that processes have here? In another namespace of processes
+/// than the one that it was mounted in, its numbers are those of others, and nothing is read from it.
+pub(crate) fn is_there() -> bool {
+    static IS_THERE: OnceLock<bool> = OnceLock::new();
+    *IS_THERE.get_or_init(|| {
+        let own = fs::read_link("/proc/self").ok();
+        own.is_some_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
+    })
+}
+
 /// All processes that this one can see.
 fn all() -> impl Iterator<Item = Pid> {
-    numbers("/proc")
+    numbers(if is_there() { "/proc" } else { "" })
 }
 
 /// The names in a folder that are numbers; none if it can't be read.
