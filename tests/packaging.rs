@@ -142,6 +142,16 @@ fn containers_run_it_without_a_shell_between() {
     assert_eq!(argument("CMD"), ["run", "/etc/procsig/pings.toml"]);
     assert_eq!(argument("HEALTHCHECK")[..2], ["procsig", "status"]);
     assert!(docker.contains("\nSTOPSIGNAL SIGTERM\n"));
+    // Cargo refuses to build anything when a file that it knows of is missing.
+    let (copied, ignored) = (docker.as_str(), packaged("docker/Dockerfile.dockerignore"));
+    for name in ["bin", "src", "docs", "examples", "tests", "Cargo.toml", "Cargo.lock"] {
+        let is_copied = |line: &str| {
+            let mut words = line.split(' ');
+            words.next() == Some("COPY") && words.any(|word| word == name)
+        };
+        assert!(copied.lines().any(is_copied), "{name} is not copied: {copied}");
+        assert!(ignored.lines().any(|line| line == format!("!{name}")), "{name}: {ignored}");
+    }
     let pods = [&yaml("kubernetes/deployment.yaml")[2], &yaml("kubernetes/job.yaml")[0]];
     for pod in pods.map(|it| it["spec"]["template"]["spec"].clone()) {
         let container = &pod["containers"][0];

@@ -195,9 +195,11 @@ fn of_command(command: &clap::Command, program: &str) -> std::io::Result<Vec<u8>
     let mut part = Vec::new();
     roff.to_writer(&mut part)?;
     let mut options = Vec::new();
-    // `--help` and `--version` are the same everywhere.
+    // `--help` and `--version` are the same everywhere, and `--color` is explained with the first.
     let own = command.clone().mut_args(|arg| {
-        let is_same = ["help", "version"].contains(&arg.get_id().as_str());
+        let id = arg.get_id().as_str();
+        let is_said = id.ends_with("color") && command.get_name() != "run";
+        let is_same = is_said || ["help", "version"].contains(&id);
         if is_same { arg.hide(true) } else { arg }
     });
     Man::new(own).render_options_section(&mut options)?;
