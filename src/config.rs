@@ -220,6 +220,18 @@ pub struct Rotation {
     pub every: Option<Duration>,
     /// So many are kept, 1 or more, and older ones removed; `None`: all.
     pub keep: Option<u32>,
+    /// What those set aside are compressed with, in the background. A stop does not wait for it; the
+    /// next start goes on.
+    pub compress: Option<Compression>,
+}
+
+/// What rotated files are compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// `NAME.zst`; needs the feature `zstd`, which is on by default.
+    Zstd,
+    /// `NAME.gz`.
+    Gzip,
 }
 
 impl Rotation {

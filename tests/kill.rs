@@ -45,10 +45,12 @@ impl Settings {
             (pick(&[1, 2, 4]), pick(&[4, 64, 1024]), pick(&[0, 300, 1000]));
         // Hundreds of files in a story, or some, or one.
         let rotate = pick(&[0, 0, 2000, 10_000, 50_000]);
+        let compress = pick(&[0, 1]);
         let count = if pause == 0 { 6000 } else { 2500 };
         let text = format!(
             "tag={tag} records={records} bytes={bytes} after={after} sync={sync} \
-             threads={threads} slots={slots} pause={pause} count={count} rotate={rotate}"
+             threads={threads} slots={slots} pause={pause} count={count} rotate={rotate} \
+             compress={compress}"
         );
         Settings { text, lane, rotates: rotate > 0, only_full_lanes, count }
     }
@@ -226,6 +228,12 @@ fn note_rotations(settings: &Settings, place: &Place, tally: &mut Tally) {
     let rotated = place.rotated();
     assert_eq!(settings.rotates, !rotated.is_empty(), "{} files", rotated.len());
     rotated.iter().for_each(|_| tally.note("rotations"));
+    for name in rotated.iter().filter(|name| name.ends_with(".gz")) {
+        tally.note("compressed files");
+        // After an end in order.
+        let original = name.trim_end_matches(".gz").to_owned();
+        assert!(!rotated.contains(&original), "{name} is there as it was as well");
+    }
 }
 
 #[test]

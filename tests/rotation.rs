@@ -142,6 +142,48 @@ fn a_batch_whose_sync_fails_is_written_again_to_a_fresh_file_and_each_record_is_
     assert_each_once(&place.everything(), &ended);
 }
 
+/// A run that rotates and compresses; its processes.
+const PACKING: &str = "[output]\nfile = \"out.jsonl\"\nrotate_bytes = \"1KiB\"\nkeep = 3\n\
+     compress = \"gzip\"\n[workers.ping]\ncommand = [\"sh\", \"work.sh\", \"{}\"]\n\
+     [jobs]\nlines = \"jobs.txt\"\n[buffer]\nflush_records = 1\n";
+
+#[test]
+fn rotated_files_are_compressed_in_the_background_kept_as_many_as_asked_for_and_read_back_whole() {
+    let place = Place::new();
+    place.jobs(60);
+    place.work_script("");
+    place.write("pings.toml", PACKING);
+    let mut gate = place.gate();
+    place.write("jobs.txt", place.read("jobs.txt") + "last\n");
+    place.work_script("[ $1 != last ] || : < gate");
+    let run = place.command(&["run", "pings.toml"]).start();
+    run.until_started(61);
+    let packed = run.until("three compressed files, and no other", |_| {
+        let rotated = place.rotated();
+        let done = rotated.len() == 3 && rotated.iter().all(|name| name.ends_with(".gz"));
+        done.then_some(rotated)
+    });
+    gate.open();
+    let ended = run.wait();
+    ended.assert_exit(0);
+    assert!(place.rotated().len() <= 3 && place.rotated().iter().any(|it| packed.contains(it)));
+    assert!(!place.files().iter().any(|name| name.ends_with(".part")), "{:?}", place.files());
+    let text = place.everything();
+    let seqs: Vec<u64> = text
+        .lines()
+        .map(|line| {
+            let result: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            result["seq"].as_u64().expect("a number")
+        })
+        .collect();
+    let mut once = seqs.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), seqs.len(), "{seqs:?}");
+    assert!(once.contains(&61), "{once:?}");
+    ended.assert_nothing_left();
+}
+
 #[test]
 fn hang_ups_without_a_reason_change_nothing() {
     let place = place();

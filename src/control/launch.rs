@@ -389,6 +389,7 @@ impl Launch {
         child::listen(orders, main, stop.clone(), Told { reopen, orphaned, limit })?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut outputs = self.outputs.borrow_mut();
+        outputs.output.work_in_background();
         let bar = progress::start(&self.spool, list_bytes, main);
         let written = buffer::run(&self.spool, outputs.sinks(), policy, &stop, ready)?;
         bar.finish();

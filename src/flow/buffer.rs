@@ -74,6 +74,7 @@ pub(crate) fn run(
         return Err(unsynced(&*buffer.sinks.output));
     }
     buffer.go_on_after(Buffer::recover)?;
+    buffer.sinks.output.tidy();
     buffer.go_on_after(Buffer::collect)?;
     buffer.close_books();
     buffer.look_at_places()?;

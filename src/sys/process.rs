@@ -79,6 +79,18 @@ pub(crate) fn send(pid: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// The calling thread, and nothing else of its process, runs when no other wants to, and reads and
+/// writes when nobody else does. What the system refuses of that is no harm.
+pub(crate) fn give_way_to_others() {
+    const WHO_PROCESS: i32 = 1;
+    const IDLE: i32 = 3 << 13;
+    let thread = rustix::thread::gettid();
+    let _nice = rustix::process::setpriority_process(Some(thread), 19);
+    // SAFETY: numbers only; 0 is the calling thread.
+    #[allow(unsafe_code)]
+    let _idle = unsafe { nix::libc::syscall(nix::libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE) };
+}
+
 /// Sets the name that `ps -o comm` and `top` show; the first 15 bytes count.
 ///
 /// The arguments stay as they are, so that `pgrep -f` and `pkill -f` find the process by them.

@@ -1,7 +1,7 @@
 //! The two pipelines that `tests/kill.rs` kills. The test draws their settings anew for each story,
 //! and knows every byte that they write.
 
-use procsig::config::{Buffer, Restart, Rotation, Spool, SyncPolicy};
+use procsig::config::{Buffer, Compression, Restart, Rotation, Spool, SyncPolicy};
 use procsig::{Emitter, Job, Pipeline, Stop, sink, source};
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
@@ -38,7 +38,8 @@ impl Settings<'_> {
     /// What a file may hold; 0: it is never set aside.
     fn sink(&self) -> sink::JsonLines {
         let bytes = Some(self.number("rotate")).filter(|bytes| *bytes > 0);
-        let rotation = Rotation { bytes, ..Rotation::default() };
+        let compress = Some(Compression::Gzip).filter(|_| self.number("compress") == 1);
+        let rotation = Rotation { bytes, compress, ..Rotation::default() };
         sink::json_lines("out.jsonl").sync(self.sync()).rotate(rotation)
     }
 

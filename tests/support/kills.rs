@@ -116,6 +116,7 @@ impl Tally {
             "stories in which only full lanes were flushed",
             "rotations",
             "rotations that were gone on with",
+            "compressed files",
         ] {
             assert!(self.noted(what) >= least, "{what}: {}", self.noted(what));
         }

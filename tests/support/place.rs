@@ -141,8 +141,25 @@ impl Place {
 
     /// All that was ever written to the output, in order.
     pub fn everything(&self) -> String {
-        let rotated: String = self.rotated().iter().map(|name| self.read(name)).collect();
+        let rotated = self.rotated();
+        // Killed in between, a file can be there as it was as well.
+        let once = rotated.iter().filter(|name| {
+            let original = name.strip_suffix(".gz").map(str::to_owned);
+            original.is_none_or(|original| !rotated.contains(&original))
+        });
+        let rotated: String = once.map(|name| self.read_packed(name)).collect();
         rotated + &self.read(OUTPUT)
+    }
+
+    fn read_packed(&self, name: &str) -> String {
+        if !name.ends_with(".gz") {
+            return self.read(name);
+        }
+        let file = File::open(self.path(name)).expect("a rotated file");
+        let mut text = String::new();
+        let mut unpacked = flate2::read::MultiGzDecoder::new(file);
+        std::io::Read::read_to_string(&mut unpacked, &mut text).expect("a whole compressed file");
+        text
     }
 
     /// Names of all files that are there.
@@ -270,7 +287,7 @@ impl<'a> Launch<'a> {
 
 /// Is it the name of what the output was before?
 pub fn is_rotated(name: &str) -> bool {
-    name.starts_with("out.2") && name.ends_with("Z.jsonl")
+    name.starts_with("out.2") && (name.ends_with("Z.jsonl") || name.ends_with("Z.jsonl.gz"))
 }
 
 /// Bytes of a file, nothing when there is none.

@@ -43,13 +43,6 @@ pub(super) enum Kind {
     Sqlite,
 }
 
-/// What rotated files are compressed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
-    Zstd,
-    Gzip,
-}
-
 impl Resolver<'_> {
     pub(super) fn output(
         &mut self,
@@ -245,10 +238,6 @@ pub(super) fn kind(text: &str) -> Result<Kind, Wrong> {
         ("sqlite", Kind::Sqlite),
     ];
     values::word(text, &words)
-}
-
-pub(super) fn compression(text: &str) -> Result<Compression, Wrong> {
-    values::word(text, &[("zstd", Compression::Zstd), ("gzip", Compression::Gzip)])
 }
 
 pub(super) fn table_name(text: &str) -> Result<String, Wrong> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Format, Rotation};
+use super::super::{Compression, Format, Rotation};
 use super::resolve::Resolver;
 use super::tables::RawOutput;
 use super::values;
@@ -22,14 +22,11 @@ impl Resolver<'_> {
                            add output.rotate_bytes or output.rotate_every, or drop this key";
             self.mistake(&origin.at_name(), message);
         }
-        if let Some(origin) = raw.compress.origin() {
-            let message = "has no effect yet in this version: rotated files stay as they are";
-            self.warning(&origin.at_name(), message);
-        }
         Rotation {
             bytes: raw.rotate_bytes.get().copied(),
             every: raw.rotate_every.get().copied(),
             keep: raw.keep.get().copied(),
+            compress: raw.compress.get().copied(),
         }
     }
 }
@@ -42,4 +39,14 @@ pub(super) fn period(text: &str) -> Result<Duration, Wrong> {
         }
         period => Ok(period),
     }
+}
+
+pub(super) fn compression(text: &str) -> Result<Compression, Wrong> {
+    let how = values::word(text, &[("zstd", Compression::Zstd), ("gzip", Compression::Gzip)])?;
+    if how == Compression::Zstd && !cfg!(feature = "zstd") {
+        let message = "this program was built without zstd: build it with the feature \"zstd\", or \
+                       choose \"gzip\"";
+        return Err(message.to_owned().into());
+    }
+    Ok(how)
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use ::log::LevelFilter;
 
-use super::super::{Lines, LogFormat, SyncPolicy};
+use super::super::{Compression, Lines, LogFormat, SyncPolicy};
 use super::jobs;
-use super::output::{self, Compression, Kind};
+use super::output::{self, Kind};
 use super::reader::{self, Field, Named, Origin, Value};
 use super::resolve::{self, Resolver};
 use super::rotation;
@@ -132,7 +132,7 @@ table! {
         rotate_bytes: u64 = size(1 << 10..=u64::MAX),
         rotate_every: Duration = duration(rotation::period),
         keep: u32 = whole(1..=i64::from(u32::MAX)),
-        compress: Compression = text(output::compression),
+        compress: Compression = text(rotation::compression),
     }
 }
 

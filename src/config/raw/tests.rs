@@ -1,7 +1,7 @@
 //! A file or a command line in, a configuration or its mistakes out.
 
 use super::*;
-use crate::config::{Directory, Format, Jobs, Limits, Privileges, Run, SyncPolicy};
+use crate::config::{Compression, Directory, Format, Jobs, Limits, Privileges, Run, SyncPolicy};
 use crate::error::ExitCode;
 
 /// A folder with a list of jobs and a configuration file.
@@ -100,13 +100,12 @@ fn every_key_of_the_interface_is_understood() {
         files.load_with(&Overrides::default()).unwrap();
     assert!(!jobs_by_default);
     let warnings: Vec<String> = warnings.lines().collect();
-    assert_eq!(warnings.len(), 1, "{warnings:#?}");
-    let first = ":25:1: output.compress: has no effect yet in this version";
-    assert!(warnings[0].contains(first), "{warnings:#?}");
+    assert_eq!(warnings.len(), 0, "{warnings:#?}");
     let rotation = config.output.rotation;
     assert_eq!(rotation.bytes, Some(100 << 20));
     assert_eq!(rotation.every, Some(Duration::from_secs(86_400)));
     assert_eq!(rotation.keep, Some(10));
+    assert_eq!(rotation.compress, Some(Compression::Zstd));
     assert_eq!(config.name, "pings");
     let jobs = config.jobs.as_ref().and_then(Jobs::list).unwrap();
     assert_eq!(jobs.lines, Lines::File(files.path("hosts.txt")));

@@ -6,6 +6,7 @@
 //!   follows it sees each byte once.
 //! - One pipeline writes it: it is locked as long as one of our processes lives.
 
+mod compress;
 mod moved;
 mod names;
 mod rotation;
@@ -421,8 +422,16 @@ impl Sink for FileSink {
         if self.regular { self.reopen_by_name() } else { Ok(()) }
     }
 
+    fn work_in_background(&mut self) {
+        self.compress();
+    }
+
+    fn close(&mut self) {
+        self.stop_compressing();
+    }
+
     fn tidy(&mut self) {
-        self.remove_old();
+        self.see_to_old();
     }
 }
 

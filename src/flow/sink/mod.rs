@@ -199,8 +199,12 @@ pub(crate) trait Sink {
         Ok(())
     }
 
-    /// After a rotation is committed: removes files that are not to be kept.
+    /// After a rotation is committed, and at the start: removes files that are not to be kept, and
+    /// has others compressed.
     fn tidy(&mut self) {}
+
+    /// Says that this process is the buffer's, so that it may start a thread.
+    fn work_in_background(&mut self) {}
 }
 
 /// All that a pipeline writes: its output, and the jobs that have failed for good, if they go

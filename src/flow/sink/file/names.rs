@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const FORMAT: &str = "%Y-%m-%dT%H%M%S%.6fZ";
 /// Bytes of a moment in a name.
 const MOMENT_BYTES: usize = 25;
+/// What a file has behind its name that is not compressed yet.
+pub(super) const PART: &str = ".part";
 /// What compressed files have behind their names.
 const PACKED: [&str; 2] = [".zst", ".gz"];
 
@@ -37,6 +39,14 @@ pub(crate) struct Rotated {
     /// Microseconds since 1970.
     pub moment: u64,
     pub path: PathBuf,
+}
+
+impl Rotated {
+    /// Is it compressed?
+    pub(crate) fn is_packed(&self) -> bool {
+        let name = self.path.as_os_str().as_bytes();
+        PACKED.iter().any(|packed| name.ends_with(packed.as_bytes()))
+    }
 }
 
 impl Names {
@@ -77,6 +87,45 @@ impl Names {
         let moment = u64::try_from(time.timestamp().as_microsecond()).ok()?;
         // Exactly what we would have written.
         (text(moment) == written).then_some(moment)
+    }
+
+    /// Files that a compression has left half done.
+    ///
+    /// # Errors
+    /// If the directory can't be read.
+    pub(crate) fn parts(&self) -> io::Result<Vec<PathBuf>> {
+        let mut parts = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let packed = name.as_bytes().strip_suffix(PART.as_bytes());
+            let packed =
+                packed.filter(|name| PACKED.iter().any(|it| name.ends_with(it.as_bytes())));
+            if packed.is_some_and(|name| self.moment(OsStr::from_bytes(name)).is_some()) {
+                parts.push(entry.path());
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Removes the oldest, if there are more than are to be kept. One that is there as it was and
+    /// compressed is one.
+    ///
+    /// # Errors
+    /// If the directory can't be read, or a file not be removed.
+    pub(crate) fn keep(&self, keep: Option<u32>) -> io::Result<()> {
+        let Some(keep) = keep else { return Ok(()) };
+        let all = self.all()?;
+        let mut moments: Vec<u64> = all.iter().map(|it| it.moment).collect();
+        moments.dedup();
+        let old = moments.len().saturating_sub(keep as usize);
+        let Some(oldest_kept) = moments.get(old) else { return Ok(()) };
+        all.iter().filter(|it| it.moment < *oldest_kept).try_for_each(|it| {
+            match std::fs::remove_file(&it.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// All that are there, oldest first. What is no regular file is none.

@@ -2,6 +2,7 @@
 //! any two of them leaves stand in [`crate::flow::queue::commit`].
 
 use super::FileSink;
+use super::compress::Compressor;
 use super::names::Names;
 use crate::config::Rotation;
 use crate::error::Error;
@@ -25,6 +26,8 @@ pub(super) struct Rotating {
     pub period: Option<u64>,
     /// It was said that a file can't be removed.
     warned: bool,
+    /// Of the buffer's process, if files are compressed.
+    compressor: Option<Compressor>,
 }
 
 impl Rotating {
@@ -169,30 +172,42 @@ impl FileSink {
         Ok(())
     }
 
-    /// Removes the oldest, if there are more than are to be kept.
-    pub(super) fn remove_old(&mut self) {
-        let Some(keep) = self.rotating.rotation.keep else { return };
-        let names = Names::of(&self.place);
-        let removed = names.all().and_then(|all| {
-            let mut moments: Vec<u64> = all.iter().map(|it| it.moment).collect();
-            moments.dedup();
-            let old = moments.len().saturating_sub(keep as usize);
-            let Some(oldest_kept) = moments.get(old) else { return Ok(()) };
-            all.iter().filter(|it| it.moment < *oldest_kept).try_for_each(|it| {
-                match std::fs::remove_file(&it.path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                }
-            })
-        });
-        let warned = removed.is_err() && std::mem::replace(&mut self.rotating.warned, true);
-        if let Err(error) = removed
+    /// Removes what is not to be kept, and has the rest compressed.
+    pub(super) fn see_to_old(&mut self) {
+        if !self.rotating.rotation.is_on() {
+            return;
+        }
+        let kept = Names::of(&self.place).keep(self.rotating.rotation.keep);
+        let warned = kept.is_err() && std::mem::replace(&mut self.rotating.warned, true);
+        if let Err(error) = kept
             && !warned
         {
             log::warn!(
                 "{}: can't remove rotated files that are not to be kept: {error}",
                 self.path.display()
             );
+        }
+        if let Some(compressor) = &self.rotating.compressor {
+            compressor.tell();
+        }
+    }
+
+    /// Compresses from now on, in a thread of this process.
+    pub(super) fn compress(&mut self) {
+        let rotation = self.rotating.rotation;
+        let Some(how) = rotation.compress.filter(|_| rotation.is_on()) else { return };
+        match Compressor::start(Names::of(&self.place), how, rotation) {
+            Ok(compressor) => self.rotating.compressor = Some(compressor),
+            Err(error) => log::warn!(
+                "{}: rotated files are not compressed, since no thread can be started: {error}",
+                self.path.display()
+            ),
+        }
+    }
+
+    pub(super) fn stop_compressing(&self) {
+        if let Some(compressor) = &self.rotating.compressor {
+            compressor.stop(&Names::of(&self.place));
         }
     }
 }
