@@ -1,7 +1,7 @@
 //! Writing to a disk that may be full.
 
 use crate::error::Error;
-use crate::flow::queue::spool::Spool;
+use crate::flow::queue::spool::{Spool, directory_of};
 use crate::flow::queue::vitals;
 use crate::flow::sink::{Batch, Sink, failed};
 use crate::sys::atomic::AtomicU64;
@@ -46,7 +46,17 @@ impl Room<'_> {
     /// Waits a little, and says so once.
     pub(super) fn wait(&mut self, file: &Path, error: &io::Error) {
         if !std::mem::replace(&mut self.waited_for, true) {
-            log::warn!("{}: {error}; waiting for room, the records are kept", file.display());
+            let directory = directory_of(file);
+            let free = rustix::fs::statvfs(directory).map_or_else(
+                |_| String::new(),
+                |stat| format!(", {} bytes are free", stat.f_bavail.saturating_mul(stat.f_frsize)),
+            );
+            log::warn!(
+                "{}: {error}{free}; waiting for room, the records are kept in the spool. Make room in \
+                 {}, and it goes on by itself",
+                file.display(),
+                directory.display()
+            );
             vitals::note(self.since, Some(clock::now()));
         }
         // Nothing else can be done meanwhile: no event says that there is room.
