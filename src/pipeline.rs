@@ -386,8 +386,9 @@ fn prepare(config: Config, kinds: Vec<Kind>, own: Own) -> Result<Launch, Error> 
 }
 
 /// Has the run come to its end, or is it one that does? An own source may say so only when it is there.
+/// The end of a round is none.
 fn is_finite(launch: &Launch, balance: &Balance) -> bool {
-    launch.is_finite() || balance.complete
+    launch.is_finite() || (balance.complete && !launch.has_rounds())
 }
 
 /// Does every job of the list have one outcome?

@@ -100,6 +100,17 @@ fn a_stop_of_an_endless_pipeline_exits_with_0() {
 }
 
 #[test]
+fn jobs_that_failed_in_a_round_of_an_endless_pipeline_change_nothing_about_its_exit() {
+    let (place, jobs) = place();
+    let options = ["--jobs", "jobs.txt", "--every", "1h"];
+    let run = place.run(&options, &["/bin/false"]).start();
+    run.until_written(jobs.len());
+    run.signal(Signal::TERM);
+    run.wait().assert_exit(0);
+    assert!(place.results().lines.iter().all(|line| line["ok"] == false));
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     let (place, _) = place();
     let wrong: [&[&str]; 9] = [

@@ -152,6 +152,11 @@ impl Launch {
         self.config.jobs.as_ref().is_some_and(config::Jobs::is_finite)
     }
 
+    /// Are the same jobs run again and again?
+    pub(crate) fn has_rounds(&self) -> bool {
+        self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds)
+    }
+
     /// Does the source have to hear of each job before its slot is freed?
     pub(crate) fn is_acknowledged(&self) -> bool {
         self.own.as_ref().is_some_and(|source| source.borrow().acknowledges())

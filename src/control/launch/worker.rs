@@ -66,7 +66,7 @@ impl Launch {
             timeout: kind.settings.timeout.filter(|_| matches!(kind.task, Task::Jobs(_))),
             blamed: processes::blame(&self.spool, processes::worker(lane.into())),
             recording: Recording::of(&self.config, own_type),
-            rounds: self.config.jobs.as_ref().is_some_and(config::Jobs::has_rounds),
+            rounds: self.has_rounds(),
             memory_limit: kind.settings.limits.memory,
             enough: Enough {
                 jobs: kind.settings.recycle_after,
