@@ -169,13 +169,7 @@ fn rotated_files_are_compressed_in_the_background_kept_as_many_as_asked_for_and_
     assert!(place.rotated().len() <= 3 && place.rotated().iter().any(|it| packed.contains(it)));
     assert!(!place.files().iter().any(|name| name.ends_with(".part")), "{:?}", place.files());
     let text = place.everything();
-    let seqs: Vec<u64> = text
-        .lines()
-        .map(|line| {
-            let result: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-            result["seq"].as_u64().expect("a number")
-        })
-        .collect();
+    let seqs: Vec<u64> = text.lines().map(seq).collect();
     let mut once = seqs.clone();
     once.sort_unstable();
     once.dedup();
@@ -199,4 +193,44 @@ fn hang_ups_without_a_reason_change_nothing() {
     ended.assert_exit(0);
     assert_eq!(place.rotated().len(), 0);
     assert_each_once(&place.read(OUTPUT), &ended);
+}
+
+/// The disk is full until the test removes a file from it.
+const FULL: &str = "mount -t tmpfs -o size=200k none disk && head -c 122880 /dev/zero >disk/filler
+\"$@\"; code=$?
+cat disk/out.2*.jsonl disk/out.jsonl >behind
+exit $code";
+
+#[test]
+fn a_disk_that_fills_up_while_the_output_is_rotated_is_waited_for_and_nothing_is_lost() {
+    let test = "a_disk_that_fills_up_while_the_output_is_rotated_is_waited_for";
+    if !needs(test, &["root", "mount", "unshare"]) {
+        return;
+    }
+    let place = Place::new();
+    place.jobs(600);
+    place.work_script("");
+    std::fs::create_dir(place.path("disk")).expect("a place to mount at");
+    place.config("[spool]\nfile = \"out.spool\"");
+    let rotated = "file = \"disk/out.jsonl\"\nrotate_bytes = \"10KiB\"";
+    place.write("pings.toml", place.read("pings.toml").replace("file = \"out.jsonl\"", rotated));
+    let wrapper = ["unshare", "-m", "--propagation", "private", "sh", "-c", FULL, "sh"];
+    let run = place.command(&["run", "pings.toml"]).under(&wrapper).start();
+    run.until_logged("waiting for room, the records are kept");
+    let pid = run.of_program().first().map_or(0, |main| main.pid);
+    let filler = format!("/proc/{pid}/root{}", place.path("disk/filler").display());
+    std::fs::remove_file(filler).expect("make room");
+    run.until_logged("there is room again");
+    let ended = run.wait();
+    ended.assert_exit(0);
+    let text = place.read("behind");
+    let mut seqs: Vec<u64> = text.lines().map(seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=600).collect::<Vec<u64>>(), "{}", ended.describe());
+    assert!(ended.stderr.matches(": rotated to ").count() > 3, "{}", ended.describe());
+}
+
+fn seq(line: &str) -> u64 {
+    let result: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+    result["seq"].as_u64().expect("a number")
 }

@@ -165,7 +165,7 @@ bug "what a dead buffer had written of the dead letters is not looked for" src/f
     'Some(sink) => sink.open(at[1], dead_letters)?,' \
     'Some(sink) => sink.open(at[1], dead_letters)? * 0,' --lib buffer::
 bug "an output is set aside without an intent" src/flow/buffer/rotate.rs \
-    '        intent.store_intent(self.spool);' '' --test kill_at_every_call rotation_is_replaced
+    '        intent.store_intent(self.spool);' '' --lib rotation_tests
 bug "a rotation is committed before the output is renamed" src/flow/buffer/rotate.rs \
     '        self.rotate(&intent)?;
         Ok(true)' \

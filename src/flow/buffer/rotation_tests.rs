@@ -294,4 +294,7 @@ fn a_period_that_ends_while_nothing_comes_is_noticed_and_an_empty_file_stays() {
     assert_eq!(rotated(&bench).len(), 1);
     assert_eq!(read(&rotated(&bench)[0]), expected(0..2));
     assert_eq!(bench.output(), "");
+    // Nothing was written since: the last intent is the rotation's.
+    let intent = Commit::load_any_intent(&bench.spool).expect("an intent");
+    assert_ne!(intent.rotation, 0);
 }
