@@ -63,11 +63,14 @@ pub(super) fn template(examples: &[String]) -> String {
 /// fault needs. A program with a version of its own says procsig's, too.
 pub(super) fn versions(own: Option<&str>) -> (String, String) {
     let procsig = env!("CARGO_PKG_VERSION");
-    let features: Vec<&str> =
-        [("bincode", cfg!(feature = "bincode")), ("sqlite", cfg!(feature = "sqlite"))]
-            .iter()
-            .filter_map(|(name, is_there)| is_there.then_some(*name))
-            .collect();
+    let features: Vec<&str> = [
+        ("bincode", cfg!(feature = "bincode")),
+        ("sqlite", cfg!(feature = "sqlite")),
+        ("zstd", cfg!(feature = "zstd")),
+    ]
+    .iter()
+    .filter_map(|(name, is_there)| is_there.then_some(*name))
+    .collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
     let libc = match cfg!(target_env = "musl") {
         true => "musl",
