@@ -180,7 +180,7 @@ bug "what was renamed before a death is renamed again" src/flow/sink/file/rotati
     'if old.as_ref().is_some_and(is_committed) {' 'if old.is_some() {' --lib rotation_tests
 bug "a file that only looks like a rotated one is removed" src/flow/sink/file/names.rs \
     '(text(moment) == written).then_some(moment)' 'Some(moment)' --lib names
-bug "the newest rotated files are removed" src/flow/sink/file/rotation.rs \
+bug "the newest rotated files are removed" src/flow/sink/file/names.rs \
     'it.moment < *oldest_kept' 'it.moment > *oldest_kept' --lib rotation_tests
 bug "a sync that has failed is tried again by the next buffer" src/flow/buffer/places.rs \
     '            processes::note_unsynced(self.spool);' '' --lib places_tests
