@@ -208,6 +208,95 @@ fn what_was_written_to_a_new_file_before_a_power_loss_is_not_written_again() {
 }
 
 #[test]
+fn what_stands_in_a_new_file_is_not_written_again_if_the_power_loss_has_torn_the_commit_of_it() {
+    // Of a new file the disk has nothing, some of it with half of a record, or all.
+    let cases = [0, 1, 9, 14, 27, 36].into_iter().flat_map(|left| [(left, false), (left, true)]);
+    for (left, is_compressed) in cases {
+        let bench = Bench::with_lanes_of(16 << 10, 1);
+        let mut writer = bench.writer(0);
+        publish(&mut writer, 0..5);
+        bench.drain(&mut sink(&bench)).expect("drained, and synced");
+        let (commits, books) = (bench.spool.layout.commit, bench.spool.layout.slots);
+        let mut old = Vec::new();
+        bench.spool.mapping.append_to(commits[0], books - commits[0], &mut old);
+        (5..9).for_each(|number| publish(&mut writer, number..number + 1));
+        let mut dies = dying(sink(&bench), usize::MAX);
+        dies.syncs = 1;
+        assert!(bench.drain(&mut dies).is_err());
+        drop(dies);
+        assert_eq!((rotated(&bench).len(), bench.output()), (1, expected(5..9)));
+        // The older commit is whole, the newer one was torn when it was stored over that of the
+        // rotation.
+        bench.spool.mapping.write(commits[0], &old);
+        let file = std::fs::File::options().write(true).open(bench.path()).expect("open");
+        file.set_len(left).expect("cut");
+        let aside = rotated(&bench).remove(0);
+        if is_compressed {
+            let packed = aside.with_added_extension("gz");
+            std::fs::write(&packed, "compressed\n").expect("write");
+            std::fs::remove_file(&aside).expect("remove");
+        }
+        let old = if is_compressed { "compressed\n".into() } else { expected(0..5) };
+        bench.spool.run().boots.store(1, Ordering::Release);
+        bench.drain(&mut sink(&bench)).expect("drained");
+        assert_eq!(everything(&bench), old + &expected(5..9), "{left} bytes left");
+        assert_eq!(rotated(&bench).len(), 1);
+        assert_eq!(Commit::load(&bench.spool).totals.results, 9);
+    }
+}
+
+#[test]
+fn a_link_that_was_made_for_a_rotation_and_nothing_else_is_no_second_copy() {
+    let (bench, intent) = dead_in_rotation();
+    let aside = bench.directory.path().join(ASIDE);
+    std::fs::hard_link(bench.path(), &aside).expect("link");
+    let renamed = crate::flow::sink::file::rename_by_link(&bench.path(), &aside);
+    assert!(renamed.is_ok() && !bench.path().exists());
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!((rotated(&bench), bench.output()), (vec![aside], expected(3..8)), "{intent:?}");
+}
+
+#[test]
+fn a_file_with_the_last_name_of_the_calendar_hangs_nobody() {
+    let bench = Bench::with_lanes_of(16 << 10, 1);
+    let last = bench.directory.path().join("out.9999-12-30T220000.999999Z");
+    std::fs::write(&last, "planted\n").expect("write");
+    let mut writer = bench.writer(0);
+    (0..9).for_each(|number| publish(&mut writer, number..number + 1));
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!((read(&last), bench.output()), ("planted\n".into(), expected(5..9)));
+    assert_eq!(rotated(&bench).len(), 1);
+}
+
+#[test]
+fn a_new_file_has_the_mode_of_the_one_before_although_main_has_created_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (bench, _) = dead_in_rotation();
+    let aside = bench.directory.path().join(ASIDE);
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(bench.path(), mode).expect("set");
+    std::fs::rename(bench.path(), &aside).expect("rename");
+    // As main does, before anybody knows of the rotation.
+    bench.drain(&mut sink(&bench)).expect("drained");
+    let mode = std::fs::metadata(bench.path()).expect("metadata").permissions().mode();
+    assert_eq!((mode & 0o777, bench.output()), (0o600, expected(3..8)));
+}
+
+#[test]
+fn a_fifo_that_was_put_in_the_output_s_place_in_a_rotation_is_not_waited_for() {
+    let (bench, _) = dead_in_rotation();
+    let mut file = sink(&bench);
+    let aside = bench.directory.path().join(ASIDE);
+    std::fs::rename(bench.path(), &aside).expect("rename");
+    nix::unistd::mkfifo(&bench.path(), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    assert!(bench.drain(&mut file).is_err());
+    assert_eq!(read(&aside), expected(0..3));
+    std::fs::remove_file(bench.path()).expect("remove");
+    bench.drain(&mut file).expect("drained");
+    assert_eq!(everything(&bench), expected(0..8));
+}
+
+#[test]
 fn the_oldest_are_removed_and_nothing_that_is_not_ours() {
     let bench = Bench::with_lanes_of(16 << 10, 1);
     let mut writer = bench.writer(0);

@@ -12,6 +12,9 @@ mod names;
 mod rotation;
 mod salvage;
 
+#[cfg(test)]
+pub(crate) use rotation::rename_by_link;
+
 use super::surplus::Surplus;
 use super::{Batch, Position, Sink};
 use crate::error::Error;
@@ -323,6 +326,9 @@ impl Sink for FileSink {
         let committed = committed.map(|at| Position { device: self.at.device, ..at });
         match committed.filter(|committed| self.regular && self.is_at(committed)) {
             Some(committed) => self.keep_whole_records(committed.len),
+            None if committed.is_some_and(|committed| self.is_rotated(committed)) => {
+                self.keep_whole_records(0)
+            }
             None => self.open(committed, Batch::default()).map(|_| Surplus::default()),
         }
     }

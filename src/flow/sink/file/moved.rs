@@ -56,7 +56,12 @@ impl FileSink {
     /// Cuts off what is behind this position, if the file that has the output's name is the one that
     /// it is in.
     pub(super) fn cut_off(&mut self, committed: Position) -> io::Result<()> {
-        let file = match OpenOptions::new().write(true).open(&self.place) {
+        let file = match OpenOptions::new()
+            .write(true)
+            // Whatever may have taken its place is not waited for.
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&self.place)
+        {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
         };
@@ -69,9 +74,12 @@ impl FileSink {
         Ok(())
     }
 
-    /// Looks for the committed file among those beside the output.
-    fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
-        let entries = std::fs::read_dir(directory_of(&self.path)).ok()?.flatten();
+    /// Looks for the committed file among those beside the output: beside the file itself first, should
+    /// the output be a link to it.
+    pub(super) fn find_moved(&self, committed: Position) -> Option<(PathBuf, File)> {
+        let beside = [&self.place, &self.path].map(|path| directory_of(path));
+        let entries = beside.into_iter().filter_map(|directory| std::fs::read_dir(directory).ok());
+        let entries = entries.flatten().flatten();
         let same = |metadata: &std::fs::Metadata| {
             (metadata.dev(), metadata.ino()) == (committed.device, committed.inode)
         };

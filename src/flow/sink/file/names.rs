@@ -152,6 +152,11 @@ fn text(moment: u64) -> String {
     moment.unwrap_or(Timestamp::MAX).strftime(FORMAT).to_string()
 }
 
+/// Has this moment a name of its own?
+pub(super) fn is_distinct(moment: u64) -> bool {
+    i64::try_from(moment).is_ok_and(|at| Timestamp::from_microsecond(at).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

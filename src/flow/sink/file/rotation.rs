@@ -3,7 +3,7 @@
 
 use super::FileSink;
 use super::compress::Compressor;
-use super::names::Names;
+use super::names::{self, Names};
 use crate::config::Rotation;
 use crate::error::Error;
 use crate::flow::sink::Position;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes of the longest name that Linux file systems take.
 const NAME_MAX: usize = 255;
+/// Names that are tried, should the first be taken. More are no accident.
+const NAMES_TRIED: u64 = 1000;
 
 /// When a file is rotated, and what is known of it for that.
 #[derive(Debug, Clone, Default)]
@@ -96,8 +98,11 @@ impl FileSink {
 
     /// Notes that something was written now.
     pub(super) fn note_write(&mut self) {
-        if self.rotating.rotation.every.is_some() && self.rotating.period.is_none() {
-            self.rotating.period = Some(self.rotating.number(clock::wall()));
+        if self.rotating.rotation.every.is_some() {
+            let number = self.rotating.number(clock::wall());
+            // One that is still to come is of a clock that was wrong, and may be years away.
+            let known = self.rotating.period.filter(|period| *period <= number);
+            self.rotating.period = Some(known.unwrap_or(number));
         }
     }
 
@@ -123,7 +128,9 @@ impl FileSink {
         let now = u64::try_from(clock::wall().as_micros()).unwrap_or(u64::MAX);
         // If they can't be read, the names that are taken are found one by one.
         let all = Names::of(&self.place).all().unwrap_or_default();
-        all.last().map_or(now, |newest| now.max(newest.moment + 1))
+        // Behind the end of the calendar all names are the same.
+        let later = all.last().map(|newest| newest.moment + 1).filter(|at| names::is_distinct(*at));
+        later.map_or(now, |later| now.max(later))
     }
 
     /// Steps 3 and 4.
@@ -136,7 +143,7 @@ impl FileSink {
             let aside = rename_to_free(&self.place, &names, moment)?;
             log::info!("{}: rotated to {}", self.path.display(), aside.display());
         }
-        self.begin_new()?;
+        self.begin_new(committed)?;
         File::open(names.directory())?.sync_all()?;
         // Main may have opened the new one, after everything had died.
         self.find_again().map_err(io::Error::other)?;
@@ -145,11 +152,16 @@ impl FileSink {
     }
 
     /// Creates the file that comes next, with owner and mode of the one before, if it isn't there.
-    fn begin_new(&self) -> io::Result<()> {
-        let model = self.file.metadata()?;
+    fn begin_new(&self, committed: Position) -> io::Result<()> {
+        // Main opens, and so creates, the output before it knows of a rotation that was begun.
+        let before = (!self.is_at(&committed)).then(|| self.find_moved(committed)).flatten();
+        let model = before.as_ref().map_or(&self.file, |(_, file)| file).metadata()?;
         let mode = model.mode() & 0o7777;
         let mut options = OpenOptions::new();
-        let new = options.append(true).create(true).mode(mode & 0o777).open(&self.place)?;
+        // Whatever somebody may have put there meanwhile is not waited for, nor followed.
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        options.append(true).create(true).mode(mode & 0o777).custom_flags(flags);
+        let new = options.open(&self.place)?;
         let metadata = new.metadata()?;
         if metadata.len() > 0 || !metadata.is_file() {
             return Ok(());
@@ -161,6 +173,21 @@ impl FileSink {
         // What the mask has taken away. One that can't be given is as good as that.
         let _changed = rustix::fs::fchmod(&new, Mode::from_raw_mode(mode));
         Ok(())
+    }
+
+    /// After a power loss: is the committed file the one that was set aside last? Then the commit of
+    /// that rotation is lost, torn by one behind it, and all of the present file was written since.
+    pub(super) fn is_rotated(&self, committed: Position) -> bool {
+        let all = Names::of(&self.place).all().unwrap_or_default();
+        let Some(newest) = all.last() else { return false };
+        let is_committed = |path: &Path| {
+            let metadata = std::fs::symlink_metadata(path);
+            metadata.is_ok_and(|it| (it.dev(), it.ino()) == (committed.device, committed.inode))
+        };
+        let mut last = all.iter().filter(|it| it.moment == newest.moment);
+        // Once it is compressed, nothing of it is left but the name.
+        last.any(|it| is_committed(&it.path))
+            || (newest.is_packed() && self.find_moved(committed).is_none())
     }
 
     /// Opens the file again that has the output's name.
@@ -214,14 +241,10 @@ impl FileSink {
 
 /// Gives the file a name that nobody has: that of the moment, or of the next that is free.
 fn rename_to_free(from: &Path, names: &Names, moment: u64) -> io::Result<PathBuf> {
-    for moment in moment.. {
+    for moment in moment..moment.saturating_add(NAMES_TRIED) {
         let to = names.at(moment);
         let renamed = match rustix::fs::renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
-            // A file system without this kind of rename: a hard link refuses an existing name too.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                rustix::fs::linkat(CWD, from, CWD, &to, AtFlags::empty())
-                    .and_then(|()| rustix::fs::unlink(from))
-            }
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => rename_by_link(from, &to),
             other => other,
         };
         match renamed {
@@ -231,4 +254,19 @@ fn rename_to_free(from: &Path, names: &Names, moment: u64) -> io::Result<PathBuf
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// On a file system without a rename that refuses a name that is taken: a hard link refuses it, too.
+pub(crate) fn rename_by_link(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    match rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty()) {
+        // Who has linked it has died before the next step: a second name would be all of it twice.
+        Err(rustix::io::Errno::EXIST) if is_same_file(from, to) => {}
+        linked => linked?,
+    }
+    rustix::fs::unlink(from)
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| std::fs::symlink_metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }

@@ -50,6 +50,26 @@ fn a_batch_that_was_begun_in_a_file_that_was_moved_is_finished_there() {
 }
 
 #[test]
+fn a_batch_that_was_begun_in_a_file_that_a_link_leads_to_is_finished_there() {
+    let directory = tempfile::tempdir().expect("temp dir");
+    let [links, files] = ["links", "files"].map(|name| directory.path().join(name));
+    for folder in [&links, &files] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    let (link, path, moved) = (links.join("out"), files.join("out"), files.join("out.1"));
+    std::fs::write(&moved, b"old\nne").expect("write");
+    let metadata = std::fs::metadata(&moved).expect("metadata");
+    std::fs::write(&path, "").expect("a new output");
+    std::os::unix::fs::symlink(&path, &link).expect("link");
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let committed = Some(Position { device, inode, len: 4, synced: 0 });
+    let mut sink = FileSink::open(&link, Shape::ended_by(b'\n')).expect("open");
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 4);
+    assert_eq!(std::fs::read(&moved).expect("read"), b"old\nnew\n");
+    assert_eq!(std::fs::read(&path).expect("read"), b"");
+}
+
+#[test]
 fn a_buffer_whose_output_was_removed_goes_on_in_the_file_that_the_one_before_it_has_made() {
     let (directory, mut of_main) = sink(b"old\n");
     let path = directory.path().join("out");
@@ -86,4 +106,19 @@ fn an_output_that_another_pipeline_writes_is_refused() {
     let (directory, _sink) = sink(b"");
     let second = FileSink::open(&directory.path().join("out"), Shape::ended_by(b'\n'));
     assert!(matches!(second, Err(Error::Held(_))));
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_does_not_put_the_next_rotation_off_until_then() {
+    let (directory, sink) = sink(b"old\n");
+    let every = Duration::from_secs(3600);
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(10 * 365 * 86400);
+    let path = directory.path().join("out");
+    let file = File::options().append(true).open(&path).expect("open");
+    file.set_modified(ahead).expect("set");
+    let rotation = crate::config::Rotation { every: Some(every), ..Default::default() };
+    let mut sink = sink.rotating(rotation).expect("a file");
+    assert!(sink.rotates_in().expect("a period") > 2 * every);
+    sink.append(b"new\n").expect("write");
+    assert!(sink.rotates_in().expect("a period") <= every);
 }
