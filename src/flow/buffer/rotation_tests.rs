@@ -232,7 +232,7 @@ fn what_stands_in_a_new_file_is_not_written_again_if_the_power_loss_has_torn_the
         file.set_len(left).expect("cut");
         let aside = rotated(&bench).remove(0);
         if is_compressed {
-            let packed = aside.with_added_extension("gz");
+            let packed = crate::flow::queue::spool::sibling(&aside, ".gz");
             std::fs::write(&packed, "compressed\n").expect("write");
             std::fs::remove_file(&aside).expect("remove");
         }
