@@ -52,6 +52,26 @@ fn assert_in_order(text: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_spool_of_another_user_than_the_process_it_names_stops_nobody() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give a spool away");
+        return;
+    }
+    let place = place("sleep 0.05", "");
+    let run = start(&place);
+    let own = |user| std::os::unix::fs::chown(place.path(SPOOL), Some(user), None).expect("chown");
+    own(65534);
+    let refused = place.command(&["stop", "pings.toml"]).finish();
+    refused.assert_exit_beside(1);
+    assert!(refused.stderr.contains("belongs to user 65534"), "{}", refused.stderr);
+    own(0);
+    let stop = place.command(&["stop", "pings.toml"]).finish();
+    stop.assert_exit_beside(5);
+    assert!(stop.stdout.contains("stopping pings"), "it was not asked before: {}", stop.stdout);
+    run.wait().assert_exit(5);
+}
+
+#[test]
 fn stop_of_a_busy_pipeline_shows_the_order_and_exits_as_the_daemon_did() {
     let place = place("sleep 0.05", "");
     let run = start(&place);

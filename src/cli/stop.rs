@@ -18,7 +18,7 @@ use crate::inspect::last_run::{LastRun, Main};
 use crate::inspect::progress::Progress;
 use crate::log::escape;
 use crate::sys::pidfd::PidFd;
-use crate::sys::{clock, signal};
+use crate::sys::{clock, proc_fs, signal};
 
 /// How often the history is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -98,6 +98,7 @@ impl Watch<'_> {
         if run.run_id != self.run_id || !matches!(run.main, Main::Runs(_) | Main::Frozen(_)) {
             return self.ended();
         }
+        check_owner(&run, pid)?;
         let name = run.about.as_ref().map_or("the pipeline", |about| &about.name).to_owned();
         if run.story.stop.is_empty() {
             main.send(Signal::SIGTERM).map_err(|error| self.not_signalled(pid, &error))?;
@@ -238,6 +239,19 @@ impl Watch<'_> {
             let _said = writeln!(io::stdout(), "{}", escape(line));
         }
     }
+}
+
+/// Whoever can write a spool can name any process in it, and only root could stop it for them.
+fn check_owner(run: &LastRun, pid: i32) -> Result<(), Error> {
+    let (Some(owner), Some(user)) = (run.owner, proc_fs::user(pid)) else { return Ok(()) };
+    if owner == user {
+        return Ok(());
+    }
+    Err(Error::Failure(format!(
+        "{}: this spool is not trusted: it belongs to user {owner}, but process {pid}, which it names \
+         as its supervisor, to user {user}. If it is one all the same: kill -TERM {pid}",
+        run.path.display()
+    )))
 }
 
 /// Nothing has come of the request yet.

@@ -20,6 +20,8 @@ pub(crate) struct LastRun {
     pub main: Main,
     /// Pid of main, as main itself sees it.
     pub pid: u64,
+    /// The user that the spool belongs to.
+    pub owner: Option<u32>,
     /// The machine was booted since.
     pub booted_since: bool,
     /// How many of its children live, as far as can be seen from here.
@@ -80,6 +82,7 @@ impl LastRun {
             run_id,
             main: main(spool, run_id, booted_since, exit, children),
             pid: word(&run.main_pid),
+            owner: spool.owner(),
             booted_since,
             children,
             started: Duration::from_nanos(word(&run.started)),

@@ -101,6 +101,15 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
 }
 
+/// Number of the user that the process acts as.
+pub(crate) fn user(pid: Pid) -> Option<u32> {
+    // The folder's own owner would be root for many a process that is somebody else's.
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// For how long the process has been there.
 pub(crate) fn age(stat: &Stat) -> Option<Duration> {
     let per_second = rustix::param::clock_ticks_per_second();

@@ -31,6 +31,7 @@ fn run(workers: u16, main: Main, events: &[(f64, Option<usize>, What)]) -> LastR
         path: PathBuf::from(".x.spool"),
         run_id: 7,
         main,
+        owner: None,
         pid: 4242,
         booted_since: false,
         children: 0,

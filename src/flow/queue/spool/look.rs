@@ -67,6 +67,11 @@ impl Spool {
         })
     }
 
+    /// Number of the user that it belongs to; whoever runs with it is this user.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.file.metadata().ok().map(|metadata| metadata.uid())
+    }
+
     /// Does any process of ours hold it, main or an orphan? Also one that can't be seen from here, as in a
     /// container.
     pub(crate) fn is_held(&self) -> bool {

@@ -48,7 +48,8 @@ impl Rotating {
 
     /// When the period ends of which the file is.
     fn ends(&self) -> Option<Duration> {
-        let end = self.rotation.every?.as_nanos() * (u128::from(self.period?) + 1);
+        let every = self.rotation.every.filter(|every| !every.is_zero())?;
+        let end = every.as_nanos() * (u128::from(self.period?) + 1);
         let seconds = u64::try_from(end / 1_000_000_000).ok()?;
         Some(Duration::new(seconds, (end % 1_000_000_000) as u32))
     }

@@ -122,3 +122,12 @@ fn a_clock_that_was_far_ahead_does_not_put_the_next_rotation_off_until_then() {
     sink.append(b"new\n").expect("write");
     assert!(sink.rotates_in().expect("a period") <= every);
 }
+
+#[test]
+fn a_period_of_no_length_wakes_nobody() {
+    let (_directory, sink) = sink(b"old\n");
+    let rotation = crate::config::Rotation { every: Some(Duration::ZERO), ..Default::default() };
+    let mut sink = sink.rotating(rotation).expect("a file");
+    sink.append(b"new\n").expect("write");
+    assert_eq!((sink.is_to_rotate(1), sink.rotates_in()), (false, None));
+}
