@@ -5,8 +5,9 @@ use super::room::{Room, is_full};
 use super::{BATCH_BYTES, Buffer};
 use crate::error::Error;
 use crate::flow::queue::commit::{CUT, Commit};
-use crate::flow::sink::{Batch, failed};
+use crate::flow::sink::{Batch, Position, failed};
 use crate::sys::clock;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,6 +71,11 @@ impl Buffer<'_, '_> {
             }
         }
         room.over(&output.name());
+        let file = |at: Option<Position>| at.map(|at| (at.device, at.inode));
+        if intent.rotation & CUT != 0 && file(output.position()) == file(intent.sinks[0]) {
+            let error = io::Error::other("it can't be set aside");
+            return Err(failed(output, "can't write again what is not on the disk", error));
+        }
         let next = Commit {
             generation: intent.generation,
             sinks: self.sinks.positions(),

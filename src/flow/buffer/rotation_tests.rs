@@ -283,6 +283,19 @@ fn a_new_file_has_the_mode_of_the_one_before_although_main_has_created_it() {
 }
 
 #[test]
+fn an_output_that_can_not_be_renamed_is_gone_on_with() {
+    let (bench, _) = dead_in_rotation();
+    // All names that are tried are taken.
+    let taken = (123_456..124_456).map(|micros| format!("out.2026-11-21T161500.{micros}Z"));
+    let taken: Vec<PathBuf> = taken.map(|name| bench.directory.path().join(name)).collect();
+    taken.iter().for_each(|path| std::fs::write(path, "").expect("write"));
+    bench.drain(&mut sink(&bench)).expect("drained");
+    assert_eq!((bench.output(), rotated(&bench)), (expected(0..8), taken));
+    let books = Commit::load(&bench.spool);
+    assert_eq!((books.totals.results, books.sinks[0].expect("a file").len), (8, 72));
+}
+
+#[test]
 fn a_fifo_that_was_put_in_the_output_s_place_in_a_rotation_is_not_waited_for() {
     let (bench, _) = dead_in_rotation();
     let mut file = sink(&bench);

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes of the longest name that Linux file systems take.
 const NAME_MAX: usize = 255;
+/// After which a file that can't be renamed is tried again.
+const RETRY: Duration = Duration::from_secs(60);
 /// Names that are tried, should the first be taken. More are no accident.
 const NAMES_TRIED: u64 = 1000;
 
@@ -26,6 +28,8 @@ pub(super) struct Rotating {
     pub rotation: Rotation,
     /// The number of the period that its newest record is of; `None`: it has none.
     pub period: Option<u64>,
+    /// It could not be renamed, and that is not tried again before this moment.
+    not_before: Duration,
     /// It was said that a file can't be removed.
     warned: bool,
     /// Of the buffer's process, if files are compressed.
@@ -108,7 +112,8 @@ impl FileSink {
     }
 
     pub(super) fn is_due(&self, more: usize) -> bool {
-        self.rotating.is_due(self.at.len, more, clock::wall())
+        clock::now() >= self.rotating.not_before
+            && self.rotating.is_due(self.at.len, more, clock::wall())
     }
 
     pub(super) fn room_left(&self) -> Option<u64> {
@@ -121,7 +126,8 @@ impl FileSink {
 
     pub(super) fn period_ends(&self) -> Option<Duration> {
         let end = self.rotating.ends().filter(|_| self.at.len > 0)?;
-        Some(end.saturating_sub(clock::wall()))
+        let put_off = self.rotating.not_before.saturating_sub(clock::now());
+        Some(end.saturating_sub(clock::wall()).max(put_off))
     }
 
     /// Now; or a little later than the newest that is there, should the clock have gone back.
@@ -141,8 +147,19 @@ impl FileSink {
         let is_committed =
             |it: &std::fs::Metadata| (it.dev(), it.ino()) == (committed.device, committed.inode);
         if old.as_ref().is_some_and(is_committed) {
-            let aside = rename_to_free(&self.place, &names, moment)?;
-            log::info!("{}: rotated to {}", self.path.display(), aside.display());
+            match rename_to_free(&self.place, &names, moment) {
+                Ok(aside) => {
+                    log::info!("{}: rotated to {}", self.path.display(), aside.display());
+                }
+                Err(error) if is_full(&error) => return Err(error),
+                // Nothing has happened yet, and a file that becomes too long is better than none.
+                Err(error) => {
+                    self.put_off(&error);
+                    self.find_again().map_err(io::Error::other)?;
+                    self.at.synced = committed.synced.min(self.at.len);
+                    return Ok(());
+                }
+            }
         }
         self.begin_new(committed)?;
         File::open(names.directory())?.sync_all()?;
@@ -150,6 +167,15 @@ impl FileSink {
         self.find_again().map_err(io::Error::other)?;
         self.at.synced = self.at.len;
         Ok(())
+    }
+
+    fn put_off(&mut self, error: &io::Error) {
+        log::error!(
+            "{}: can't be rotated: {error}; going on in it, and trying again in {RETRY:?}. A file that \
+             is mounted by itself can't be renamed: mount its directory; and that has to be writable",
+            self.path.display()
+        );
+        self.rotating.not_before = clock::now().saturating_add(RETRY);
     }
 
     /// Creates the file that comes next, with owner and mode of the one before, if it isn't there.
@@ -255,6 +281,10 @@ fn rename_to_free(from: &Path, names: &Names, moment: u64) -> io::Result<PathBuf
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// On a file system without a rename that refuses a name that is taken: a hard link refuses it, too.
