@@ -30,6 +30,9 @@ struct Manager {
     has_complained: bool,
 }
 
+/// A manager that wants to hear of us more often than this is not humoured: it would keep a processor busy.
+const OFTEN: Duration = Duration::from_millis(10);
+
 /// Takes over what the environment says of a manager. The process must have a single thread.
 pub(crate) fn take_over() {
     let take = |key| process::take_environment(key);
@@ -42,7 +45,7 @@ pub(crate) fn take_over() {
     let timeout = timeout.filter(|micros| *micros > 0 && is_ours).map(Duration::from_micros);
     match address(socket.as_bytes()) {
         Ok(address) => {
-            let watchdog = timeout.map(|timeout| (timeout / 2, clock::now()));
+            let watchdog = timeout.map(|timeout| ((timeout / 2).max(OFTEN), clock::now()));
             *manager() = Some(Manager { address, watchdog, has_complained: false });
         }
         Err(error) => log::warn!(
