@@ -12,10 +12,11 @@ use support::{Ended, Line, Place, Running, WATCHDOG, log, needs, poll_until};
 const LOG: &str = "procsig.log";
 
 /// Says each of its jobs, with so many bytes behind it, on standard error, which goes to the log; a
-/// job called `bad` has failed.
+/// job called `bad` has failed, and one called `last` waits until there is a file `calm`.
 const SPEAKER: &str = r#"
 while read -r line; do
     job=${line#*:\"}; job=${job%%\"*}
+    [ $job != last ] || until [ -e calm ]; do sleep 0.02; done
     echo "said $job;$1" >&2
     case $job in bad*) echo '{"procsig_error":"worse"}' ;; *) echo '"good"' ;; esac
     [ -e calm ] || sleep 0.02
@@ -33,6 +34,18 @@ fn place(count: usize, bytes: usize, tables: &str) -> (Place, Vec<String>) {
         "x".repeat(bytes)
     );
     place.write("say.toml", text);
+    (place, jobs)
+}
+
+/// So many that they are not done before somebody who waits for the first of them gets his turn. All
+/// at once they would be a flood, of which the log leaves lines out.
+const MANY: usize = 4000;
+
+/// As [`place`], with a last job that is not done before there is a file `calm`.
+fn place_with_a_last_job(count: usize) -> (Place, Vec<String>) {
+    let (place, mut jobs) = place(count, 0, TO_FILE);
+    jobs.push("last".to_owned());
+    place.write("jobs.txt", jobs.join("\n") + "\n");
     (place, jobs)
 }
 
@@ -85,7 +98,7 @@ fn a_log_that_is_moved_away_is_opened_anew_by_all_and_no_line_is_lost() {
     if !needs("a_log_that_is_moved_away_is_opened_anew_by_all_and_no_line_is_lost", &["setsid"]) {
         return;
     }
-    let (place, jobs) = place(400, 0, TO_FILE);
+    let (place, jobs) = place_with_a_last_job(400);
     let run = place.command(&["run", "say.toml"]).without_terminal().start();
     until_in_log(&run, &place, LOG, "said job-40;");
     moved(&place);
@@ -96,7 +109,7 @@ fn a_log_that_is_moved_away_is_opened_anew_by_all_and_no_line_is_lost() {
     run.wait().assert_exit(0);
     assert_eq!(place.read("old.log"), old, "nobody writes there any more");
     assert!(old.contains(" source[") || old.contains("said job-40;"), "{old}");
-    assert!(!old.contains("said job-400;") && place.read(LOG).contains("said job-400;"));
+    assert!(!old.contains("said last;") && place.read(LOG).contains("said last;"));
     assert_all_said_once(&place, &["old.log", LOG], &jobs);
     let first = log::parse(&place.read(LOG)).into_iter().next().expect("a line");
     assert!(first.role.starts_with("supervisor") || first.message.contains("said"), "{first:?}");
@@ -108,7 +121,7 @@ fn a_log_that_can_not_be_opened_anew_is_gone_on_with_as_it_was() {
     if !needs("a_log_that_can_not_be_opened_anew_is_gone_on_with_as_it_was", &["setsid"]) {
         return;
     }
-    let (place, jobs) = place(200, 0, TO_FILE);
+    let (place, jobs) = place_with_a_last_job(200);
     let run = place.command(&["run", "say.toml"]).without_terminal().start();
     until_in_log(&run, &place, LOG, "said job-20;");
     moved(&place);
@@ -152,7 +165,7 @@ fn who_is_started_after_a_hangup_writes_to_the_new_file() {
     if !needs("who_is_started_after_a_hangup_writes_to_the_new_file", &["setsid"]) {
         return;
     }
-    let (place, _) = place(4000, 0, TO_FILE);
+    let (place, _) = place(MANY, 0, TO_FILE);
     let run = place.command(&["run", "say.toml"]).without_terminal().start();
     until_in_log(&run, &place, LOG, "said job-40;");
     moved(&place);
@@ -186,7 +199,7 @@ fn drain(pipe: &mut std::fs::File) -> String {
 
 #[test]
 fn a_log_that_nobody_reads_holds_up_neither_the_work_nor_the_stop() {
-    let (place, jobs) = place(400, 7000, "");
+    let (place, jobs) = place(MANY, 7000, "");
     let (mut pipe, run) = with_pipe(&place, &["run", "say.toml"]);
     // Ten lines fill the pipe. The work goes on.
     run.until_written(200);
@@ -210,7 +223,7 @@ fn assert_balance_is_in_output(place: &Place, ended: &Ended) {
 
 #[test]
 fn what_a_stuck_reader_has_missed_is_said_when_it_reads_again() {
-    let (place, _) = place(4000, 7000, "");
+    let (place, _) = place(MANY, 7000, "");
     let (mut pipe, run) = with_pipe(&place, &["run", "say.toml"]);
     run.until_written(100);
     let mut text = String::new();

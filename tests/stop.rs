@@ -6,6 +6,9 @@ use std::time::Duration;
 use support::place::{Gate, SPOOL};
 use support::{Ended, Place, Process, Running, Seed, Signal};
 
+/// So many that they are not done before a `stop` gets its turn.
+const MANY: usize = 4000;
+
 /// Two processes of two threads.
 const IN_HAND: usize = 4;
 
@@ -39,6 +42,12 @@ fn timeline(place: &Place) -> String {
     ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Waits until a command has said this.
+#[track_caller]
+fn until_said(command: &Running, text: &str) {
+    command.until(text, |command| command.stdout().contains(text).then_some(()));
+}
+
 /// These stand in the text, in this order.
 #[track_caller]
 fn assert_in_order(text: &str, parts: &[&str]) {
@@ -58,6 +67,7 @@ fn a_spool_of_another_user_than_the_process_it_names_stops_nobody() {
         return;
     }
     let place = place("sleep 0.05", "");
+    place.jobs(MANY);
     let run = start(&place);
     let own = |user| std::os::unix::fs::chown(place.path(SPOOL), Some(user), None).expect("chown");
     own(65534);
@@ -74,6 +84,7 @@ fn a_spool_of_another_user_than_the_process_it_names_stops_nobody() {
 #[test]
 fn stop_of_a_busy_pipeline_shows_the_order_and_exits_as_the_daemon_did() {
     let place = place("sleep 0.05", "");
+    place.jobs(MANY);
     let run = start(&place);
     let stop = place.command(&["stop", "pings.toml"]).finish();
     stop.assert_exit_beside(5);
@@ -125,11 +136,11 @@ fn a_stop_that_is_under_way_is_watched_and_nobody_is_killed_for_it() {
     // Longer ago than signals count as one.
     std::thread::sleep(Duration::from_millis(400));
     let stop = place.command(&["stop", "pings.toml"]).start();
+    until_said(&stop, "is being stopped already");
+    // Long enough for a signal of its own to be heard.
     std::thread::sleep(Duration::from_millis(400));
     gate.open();
-    let stop = stop.wait();
-    stop.assert_exit_beside(5);
-    assert!(stop.stdout.contains("is being stopped already"), "{}", stop.stdout);
+    stop.wait().assert_exit_beside(5);
     run.wait().assert_exit(5);
 }
 
@@ -155,6 +166,7 @@ fn what_a_killed_supervisor_has_left_is_waited_for() {
     let stop = place.command(&["stop", "pings.toml"]).start();
     let ended = run.wait_for_main();
     assert_eq!(ended.signal, Some(Signal::KILL.as_raw()));
+    until_said(&stop, "the supervisor was killed; ");
     gate.open();
     let stop = stop.wait();
     stop.assert_exit(4);

@@ -110,6 +110,11 @@ impl<'a> Running<'a> {
         String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
 
+    /// What it printed on standard output so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.stdout).unwrap_or_default()).into_owned()
+    }
+
     /// Whole lines of the log so far.
     #[track_caller]
     pub fn log(&self) -> Vec<Line> {
