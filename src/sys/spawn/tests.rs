@@ -108,7 +108,8 @@ fn what_can_be_no_command_is_refused_when_it_is_prepared() {
 #[test]
 fn the_markers_replace_those_of_an_outer_run() {
     let environment = [("PROCSIG_RUN", "outer"), ("PROCSIG_JOB", "outer"), ("LANG", "C")];
-    let env = line(&["sh", "-c", "env | grep -E '^(PROCSIG_(RUN|JOB)|LANG)=' | sort"], &environment);
+    let env =
+        line(&["sh", "-c", "env | grep -E '^(PROCSIG_(RUN|JOB)|LANG)=' | sort"], &environment);
     let (_, text) = stdout(start(&env, "").expect("starts"));
     assert_eq!(text, "LANG=C\nPROCSIG_JOB=1.0.1\nPROCSIG_RUN=spawn-test\n");
 }
