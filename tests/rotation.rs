@@ -234,3 +234,47 @@ fn seq(line: &str) -> u64 {
     let result: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
     result["seq"].as_u64().expect("a number")
 }
+
+/// Rotates after each few records, and waits at the gate when all but the last are written.
+fn rotating_at_a_gate(place: &Place) {
+    place.jobs(60);
+    place.write("pings.toml", PACKING.replace("keep = 3\ncompress = \"gzip\"\n", ""));
+    place.write("jobs.txt", place.read("jobs.txt") + "last\n");
+    place.work_script("[ $1 != last ] || : < gate");
+}
+
+#[test]
+fn nobody_gets_an_output_that_was_rotated_while_its_buffer_is_dead_and_main_holds_no_file_open() {
+    let place = Place::new();
+    let mut gate = place.gate();
+    rotating_at_a_gate(&place);
+    let run = place.command(&["run", "pings.toml"]).start();
+    run.until_started(61);
+    // Not in the middle of a rotation: the file that is being begun is nobody's for a moment.
+    run.until("all but the last", |_| (place.everything().lines().count() == 60).then_some(()));
+    assert!(place.rotated().len() > 3, "{:?}", place.files());
+    let main = run.supervisor();
+    let mut open = main.descriptors();
+    let begin = place.path("out.").to_string_lossy().into_owned();
+    open.retain(|_, path| path.to_string_lossy().starts_with(&begin));
+    assert!(open.is_empty(), "{open:?}");
+    let main = main.handle().expect("a living main");
+    // It starts no other buffer meanwhile.
+    assert!(main.send(Signal::STOP));
+    let of_program = run.of_program();
+    let buffer = of_program.iter().find(|process| process.comm.starts_with("buffer"));
+    let buffer = buffer.and_then(support::Process::handle).expect("a living buffer");
+    buffer.send(Signal::KILL);
+    assert!(buffer.wait(support::WATCHDOG));
+    let other = place.run_work(&["--spool", "other.spool"]).finish();
+    assert!(main.send(Signal::CONT));
+    other.assert_exit_beside(75);
+    assert!(other.stderr.contains("another pipeline writes this output"), "{}", other.describe());
+    run.until_logged("has died");
+    gate.open();
+    let ended = run.wait();
+    ended.assert_exit(0);
+    let mut seqs: Vec<u64> = place.everything().lines().map(seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=61).collect::<Vec<u64>>(), "{}", ended.describe());
+}

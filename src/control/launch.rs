@@ -106,13 +106,14 @@ impl Launch {
             Some(config::Jobs::Own(_)) => own.source,
         };
         let acknowledged = source.as_ref().is_some_and(|source| source.acknowledges());
-        let (spool, outputs) =
+        let (spool, mut outputs) =
             prepare::prepare(&config, own.sink, acknowledged, worker::end_orphan)?;
         let list = config.jobs.as_ref().and_then(config::Jobs::list);
         if let Some(list) = list {
             source::check(&spool, list)?;
         }
         let opening = balance::open(&spool)?;
+        outputs.leave_to_children()?;
         let (spool, outputs) = (Arc::new(spool), RefCell::new(outputs));
         let intake = list.and_then(|list| Intake::open(&list.lines));
         let (own, stopped) = (source.map(RefCell::new), Cell::new(false));
@@ -394,7 +395,7 @@ impl Launch {
         child::listen(orders, main, stop.clone(), Told { reopen, orphaned, limit })?;
         let policy = Policy { flush: self.config.buffer, sync: self.config.output.sync };
         let mut outputs = self.outputs.borrow_mut();
-        outputs.output.work_in_background();
+        outputs.take_up();
         let bar = progress::start(&self.spool, list_bytes, main);
         let written = buffer::run(&self.spool, outputs.sinks(), policy, &stop, ready)?;
         bar.finish();

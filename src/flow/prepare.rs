@@ -57,6 +57,26 @@ impl Outputs {
         self.output.descriptors().into_iter().chain(of_dead).collect()
     }
 
+    /// Has no file open from now on, but keeps the locks: the buffer, whichever it is, takes them up.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn leave_to_children(&mut self) -> Result<(), Error> {
+        let left = self.output.leave_to_children();
+        let left = left.and_then(|()| {
+            self.dead_letters.as_mut().map_or(Ok(()), |file| file.leave_to_children())
+        });
+        left.map_err(Error::system("can't leave the output to the buffer"))
+    }
+
+    /// In the buffer's process.
+    pub(crate) fn take_up(&mut self) {
+        self.output.work_in_background();
+        if let Some(file) = &mut self.dead_letters {
+            file.work_in_background();
+        }
+    }
+
     /// From now on it is known where the files were before us.
     fn begin(&mut self) -> Result<[Option<Position>; 2], Error> {
         if !self.output.tells_by_number() {

@@ -94,7 +94,10 @@ impl Lifecycle {
         }
         if stopping.say_at <= now && self.phase != Phase::Done {
             let left = stopping.kill_all_at.saturating_sub(now);
-            self.actions.push(Action::Say(Notice::Waiting { left }));
+            // A buffer that has died comes back after a pause.
+            if self.alive().next().is_some() {
+                self.actions.push(Action::Say(Notice::Waiting { left }));
+            }
             if let Some(stopping) = &mut self.stopping {
                 stopping.say_at = now + PROGRESS_EVERY;
             }
@@ -105,6 +108,36 @@ impl Lifecycle {
                 self.actions.push(Action::Say(Notice::Abandoned(left)));
             }
             self.finish();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    #[test]
+    fn it_is_never_said_that_nobody_is_waited_for() {
+        let second = Duration::from_secs(1);
+        let (deadline, flush_reserve, restart_within) = (8 * second, 2 * second, 30 * second);
+        let limits = Limits { deadline, flush_reserve, restart_max: 5, restart_within };
+        let members = Members { source: false, acknowledges: false, workers: 1 };
+        let (buffer, worker) = (Child::Buffer, Child::Worker(0));
+        for how in [Ended::Clean, Ended::Crashed] {
+            let mut now = 100 * second;
+            let (mut machine, _) = Lifecycle::begin(limits, members, now);
+            let signal = Event::Signal { late: Duration::ZERO };
+            let worker_ended = Event::Reaped(worker, Ended::Clean);
+            for event in [Event::Ready(buffer), Event::Ready(worker), signal, worker_ended] {
+                machine = machine.step(event, now).0;
+            }
+            // Time to say something: it has just ended.
+            now += PROGRESS_EVERY;
+            let (machine, actions) = machine.step(Event::Reaped(buffer, how), now);
+            let waiting = |it: &Action| matches!(it, Action::Say(Notice::Waiting { .. }));
+            let nobody = machine.alive().count() == 0;
+            assert!(!(nobody && actions.iter().any(waiting)), "{actions:?}");
+            assert!(nobody || actions.contains(&Action::Start(buffer)), "{actions:?}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - One pipeline writes it: it is locked as long as one of our processes lives.
 
 mod compress;
+mod held;
 mod moved;
 mod names;
 mod rotation;
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::spool::sync_directory;
 use crate::sys::lock;
+use held::Held;
 use rotation::Rotating;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -28,6 +30,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+const CANT_OPEN: &str = "can't open the output";
 
 /// How records stand in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub(crate) struct FileSink {
     regular: bool,
     at: Position,
     rotating: Rotating,
+    /// Keeps the file locked beyond this process.
+    held: Option<Held>,
 }
 
 impl FileSink {
@@ -73,7 +79,7 @@ impl FileSink {
     /// # Errors
     /// [`Error::Held`] if another pipeline writes it; [`Error::File`] if it can't be written.
     pub(crate) fn open(path: &Path, shape: Shape) -> Result<FileSink, Error> {
-        let fail = |error: io::Error| Error::file(path, "can't open the output", error);
+        let fail = |error: io::Error| Error::file(path, CANT_OPEN, error);
         let existing = std::fs::metadata(path).ok();
         if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
             return Err(Error::file(path, "can't write the output", "it is a directory"));
@@ -88,9 +94,7 @@ impl FileSink {
             options.custom_flags(nix::libc::O_NONBLOCK);
         }
         let file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::ENXIO) => {
-                Error::file(path, "can't open the output", "nobody reads this FIFO")
-            }
+            Some(nix::libc::ENXIO) => Error::file(path, CANT_OPEN, "nobody reads this FIFO"),
             _ => fail(error),
         })?;
         if fifo {
@@ -108,13 +112,11 @@ impl FileSink {
         if existing.is_none() {
             sync_directory(path)?;
         }
-        let metadata = file.metadata().map_err(fail)?;
-        let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
-        // What was there before us is not to be judged after a power loss.
-        let at = Position { device, inode, len, synced: len };
+        let held = Held::new().filter(|_| regular);
         let place = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let (path, rotating) = (path.to_path_buf(), Rotating::default());
-        Ok(FileSink { path, place, shape, file, regular, at, rotating })
+        let at = place_of(&file).map_err(|error| Error::file(&path, CANT_OPEN, error))?;
+        Ok(FileSink { path, place, shape, file, regular, at, rotating, held })
     }
 
     /// Does an existing file begin as it should?
@@ -394,7 +396,12 @@ impl Sink for FileSink {
     }
 
     fn descriptors(&self) -> Vec<RawFd> {
-        vec![self.file.as_raw_fd()]
+        let held = self.held.iter().flat_map(Held::descriptors);
+        std::iter::once(self.file.as_raw_fd()).chain(held).collect()
+    }
+
+    fn leave_to_children(&mut self) -> io::Result<()> {
+        self.let_go()
     }
 
     fn room(&self) -> Option<u64> {
@@ -429,6 +436,7 @@ impl Sink for FileSink {
     }
 
     fn work_in_background(&mut self) {
+        self.take_up();
         self.compress();
     }
 
@@ -439,6 +447,14 @@ impl Sink for FileSink {
     fn tidy(&mut self) {
         self.see_to_old();
     }
+}
+
+/// Where a file goes on that was just opened.
+fn place_of(file: &File) -> io::Result<Position> {
+    let metadata = file.metadata()?;
+    let (device, inode, len) = (metadata.dev(), metadata.ino(), metadata.len());
+    // What was there before us is not to be judged after a power loss.
+    Ok(Position { device, inode, len, synced: len })
 }
 
 #[cfg(test)]

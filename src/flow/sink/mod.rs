@@ -203,6 +203,15 @@ pub(crate) trait Sink {
     /// has others compressed.
     fn tidy(&mut self) {}
 
+    /// Says that this process only starts others, which write: it needs no file open, but keeps the
+    /// lock.
+    ///
+    /// # Errors
+    /// What the system says. The file is open as before then.
+    fn leave_to_children(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Says that this process is the buffer's, so that it may start a thread.
     fn work_in_background(&mut self) {}
 }

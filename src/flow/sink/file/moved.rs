@@ -32,6 +32,7 @@ impl FileSink {
             regular: true,
             at: committed,
             rotating: Rotating::default(),
+            held: None,
         };
         let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
         if done == 0 {

@@ -183,7 +183,8 @@ impl FileSink {
         // Main opens, and so creates, the output before it knows of a rotation that was begun.
         let before = (!self.is_at(&committed)).then(|| self.find_moved(committed)).flatten();
         let model = before.as_ref().map_or(&self.file, |(_, file)| file).metadata()?;
-        let mode = model.mode() & 0o7777;
+        // None is known if the one before is gone, and this process has had none open.
+        let mode = if model.is_file() { model.mode() & 0o7777 } else { 0o644 };
         let mut options = OpenOptions::new();
         // Whatever somebody may have put there meanwhile is not waited for, nor followed.
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -215,15 +216,6 @@ impl FileSink {
         // Once it is compressed, nothing of it is left but the name.
         last.any(|it| is_committed(&it.path))
             || (newest.is_packed() && self.find_moved(committed).is_none())
-    }
-
-    /// Opens the file again that has the output's name.
-    pub(super) fn open_again(&mut self) -> Result<(), Error> {
-        let rotating = self.rotating.clone();
-        *self = FileSink::open(&self.path, self.shape.clone())?;
-        self.rotating = rotating;
-        self.note_age();
-        Ok(())
     }
 
     /// Removes what is not to be kept, and has the rest compressed.
