@@ -43,10 +43,14 @@ impl Settings {
         let sync = ["never", "5000", "always"][pick(&[0, 1, 2]) as usize];
         let (threads, slots, pause) =
             (pick(&[1, 2, 4]), pick(&[4, 64, 1024]), pick(&[0, 300, 1000]));
-        // Hundreds of files in a story, or some, or one.
-        let rotate = pick(&[0, 0, 2000, 10_000, 50_000]);
-        let compress = pick(&[0, 1]);
         let count = if pause == 0 { 6000 } else { 2500 };
+        // Hundreds of files in a story, or some, or one. Not thousands: each rotation reads the names
+        // of those before, and a busy machine would take minutes.
+        let rotate = match pick(&[0, 0, 2000, 10_000, 50_000]) {
+            0 => 0,
+            bytes => bytes.max(count),
+        };
+        let compress = pick(&[0, 1]);
         let text = format!(
             "tag={tag} records={records} bytes={bytes} after={after} sync={sync} \
              threads={threads} slots={slots} pause={pause} count={count} rotate={rotate} \
