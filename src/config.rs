@@ -56,6 +56,8 @@ pub struct List {
     pub lines: Lines,
     /// Run the list again at this interval; `None`: once, and the run ends with the list.
     pub every: Option<Duration>,
+    /// A start that finds the list done to its end begins it anew; otherwise it ends at once.
+    pub again: bool,
 }
 
 /// A directory that files are dropped into; each is a job.

@@ -100,6 +100,28 @@ fn a_stop_of_an_endless_pipeline_exits_with_0() {
 }
 
 #[test]
+fn a_list_that_is_not_to_be_begun_again_is_done_once_however_often_it_is_started() {
+    let (place, jobs) = place();
+    let config = "[jobs]\nlines = \"jobs.txt\"\nagain = false\n[workers.w]\ncommand = \
+                  [\"sh\", \"-c\", \"test {} != job-3\"]\n[output]\nfile = \"out.jsonl\"\n";
+    place.write("c.toml", config);
+    let run = |options: &[&str]| {
+        let ended = place.command(&[&["run", "c.toml"], options].concat()).finish();
+        (ended.code, place.results().len(), ended.stderr)
+    };
+    let (code, count, _) = run(&[]);
+    assert_eq!((code, count), (Some(3), jobs.len()));
+    for _ in 0..2 {
+        let (code, count, log) = run(&[]);
+        assert_eq!((code, count), (Some(0), jobs.len()), "{log}");
+        assert!(log.contains("--fresh begins it anew"), "{log}");
+    }
+    let (code, count, log) = run(&["--fresh"]);
+    assert_eq!((code, count), (Some(3), 2 * jobs.len()), "{log}");
+    assert_eq!(run(&[]).1, 2 * jobs.len());
+}
+
+#[test]
 fn jobs_that_failed_in_a_round_of_an_endless_pipeline_change_nothing_about_its_exit() {
     let (place, jobs) = place();
     let options = ["--jobs", "jobs.txt", "--every", "1h"];

@@ -157,8 +157,7 @@ pub(crate) fn prepare(
             rebuild(&spool, &path, &plan, (&mut outputs, policy))?
         }
         other => {
-            let round = other.as_ref().map_or(0, |spool| ListPosition::load(spool).1.round);
-            let begin = ListPosition { round, complete: true, ..ListPosition::default() };
+            let begin = begin_behind(other.as_ref(), fingerprint);
             let sinks = outputs.begin()?;
             let last = other.as_ref().map_or(0, |old| Commit::last_number(old, fingerprint));
             Spool::create(&path, geometry, fingerprint, other.as_ref(), |new| {
@@ -174,6 +173,17 @@ pub(crate) fn prepare(
         forget(&spool, acknowledged);
     }
     Ok((spool, outputs))
+}
+
+/// The place in the list of a new spool that takes the place of this one, in which nothing is kept.
+fn begin_behind(old: Option<&Spool>, fingerprint: u64) -> ListPosition {
+    let before = old.map(|spool| (spool, ListPosition::load(spool).1));
+    let round = before.as_ref().map_or(0, |(_, position)| position.round);
+    // The same list was done to its end: its owner may want it not to be begun again.
+    let at_end = before.is_some_and(|(spool, position)| {
+        spool.has_fingerprint(fingerprint) && position.complete && position.at_end
+    });
+    ListPosition { round, complete: true, at_end, ..ListPosition::default() }
 }
 
 /// A list that is run again and again must be one that can be read again; a directory must be there.

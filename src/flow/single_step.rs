@@ -163,7 +163,7 @@ fn succeed(spool: &Spool) {
 /// the end of the list it is told to stop.
 fn hand_out(spool: &Spool, place: &Path, sink: &mut FileSink) {
     let lines = config::Lines::File(list_of(place));
-    let list = config::List { lines, every: None };
+    let list = config::List { lines, every: None, again: true };
     let (interrupt, _never) = std::io::pipe().expect("a pipe");
     let stop = Stop::new(|| {});
     let work = || {

@@ -15,12 +15,12 @@ pub use crate::flow::source::items::Items;
 
 /// The lines of a file, one job a line; blank lines are skipped.
 pub fn lines(path: impl Into<PathBuf>) -> List {
-    List(config::List { lines: Lines::File(path.into()), every: None })
+    List(config::List { lines: Lines::File(path.into()), every: None, again: true })
 }
 
 /// The lines of standard input.
 pub fn stdin() -> List {
-    List(config::List { lines: Lines::Stdin, every: None })
+    List(config::List { lines: Lines::Stdin, every: None, again: true })
 }
 
 /// The items of an iterator, each the bytes of a job. The run ends with them.
@@ -156,6 +156,15 @@ impl List {
     #[must_use]
     pub fn every(mut self, interval: Duration) -> List {
         self.0.every = Some(interval);
+        self
+    }
+
+    /// With `false`, a start that finds the list done to its end does not begin it anew, but ends at once
+    /// with exit code 0: for a program that a service manager starts again and again.
+    /// [`Ready::fresh`](crate::Ready::fresh) begins it anew.
+    #[must_use]
+    pub fn again(mut self, again: bool) -> List {
+        self.0.again = again;
         self
     }
 }

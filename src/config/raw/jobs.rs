@@ -30,12 +30,16 @@ impl Resolver<'_> {
                 self.mistake(origin, "it goes with jobs.directory; a list is run once by itself");
             }
         }
+        let again = raw.again.get().is_none_or(|again| *again);
+        if let (false, Some(origin), Some(_)) = (again, raw.again.origin(), every) {
+            self.mistake(origin, "it goes with a list that is run once, and jobs.every repeats it");
+        }
         let named = match &self.overrides.jobs {
             Some(lines) => Some((lines.clone(), Origin::option("--jobs"))),
             None => raw.lines.with_origin().map(|(lines, origin)| (lines.clone(), origin.clone())),
         };
         let Some((lines, origin)) = named else {
-            return (Jobs::List(List { lines: Lines::Stdin, every }), true);
+            return (Jobs::List(List { lines: Lines::Stdin, every, again }), true);
         };
         if let Lines::File(path) = &lines {
             match (job_list_mistake(path), raw.every.origin()) {
@@ -51,7 +55,7 @@ impl Resolver<'_> {
             }
             files.push(UsedFile::new(origin, path));
         }
-        (Jobs::List(List { lines, every }), false)
+        (Jobs::List(List { lines, every, again }), false)
     }
 
     /// A source that the program has registered.
@@ -61,6 +65,7 @@ impl Resolver<'_> {
             ("directory", raw.directory.origin()),
             ("once", raw.once.origin()),
             ("every", raw.every.origin()),
+            ("again", raw.again.origin()),
         ];
         for (key, other) in others {
             if other.is_some() {

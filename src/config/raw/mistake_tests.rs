@@ -9,6 +9,7 @@ const OUT_OF_RANGE: &[(&str, &str)] = &[
     ("name", "\"\""),
     ("jobs.lines", "\"no/such/list.txt\""),
     ("jobs.every", "\"0s\""),
+    ("jobs.again", "\"no\""),
     ("jobs.directory", "\"no/such/directory\""),
     ("jobs.once", "\"maybe\""),
     ("jobs.source", "\"nobody\""),

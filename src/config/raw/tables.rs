@@ -83,6 +83,7 @@ table! {
     RawJobs {
         lines: Lines = jobs::lines,
         every: Duration = positive,
+        again: bool = boolean,
         directory: PathBuf = path,
         once: bool = boolean,
         source: String = text(any),

@@ -110,6 +110,13 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn rounds(&mut self) -> Result<End, Error> {
+        if self.is_done_for_good() {
+            log::info!(
+                "the list was done to its end before, and jobs.again = false: nothing is to be done; \
+                 --fresh begins it anew"
+            );
+            return Ok(End::Exhausted);
+        }
         let first = clock::now();
         loop {
             let mut reader = match self.open() {
@@ -139,6 +146,14 @@ impl<'a> Source<'a> {
             }
             self.out.position.complete = true;
         }
+    }
+
+    /// Was the list done to its end by an earlier run, and is it not to be begun anew?
+    fn is_done_for_good(&self) -> bool {
+        let position = &self.out.position;
+        // Not at its end: it was forgotten.
+        let done = self.list.every.is_none() && position.complete && position.at_end;
+        done && self.first && !self.list.again
     }
 
     /// Opens the list where it is to be gone on with: behind the last job that was handed out,

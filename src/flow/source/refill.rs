@@ -170,7 +170,7 @@ mod tests {
         let path = directory.join("jobs.txt");
         let lines: String = (1..=20).map(|seq| format!("job-{seq:02}\n")).collect();
         std::fs::write(&path, &lines).expect("write");
-        let list = config::List { lines: config::Lines::File(path), every: None };
+        let list = config::List { lines: config::Lines::File(path), every: None, again: true };
         let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 10, job_bytes: 64 };
         let spool =
             Spool::create(&directory.join("spool"), geometry, 7, None, |_| {}).expect("spool");
