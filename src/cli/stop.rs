@@ -170,8 +170,16 @@ impl Watch<'_> {
                 let left = run.children;
                 self.say(&match before {
                     None => format!(
-                        "the supervisor was killed; {left} of its processes finish what they have in \
-                         hand and end by themselves, within {:.1} s at most",
+                        "the supervisor was killed; {}, within {:.1} s at most",
+                        match left {
+                            1 => "1 of its processes finishes what it has in hand and ends by \
+                                  itself"
+                                .into(),
+                            _ => format!(
+                                "{left} of its processes finish what they have in hand and end by \
+                                 themselves"
+                            ),
+                        },
                         run.deadline.as_secs_f64()
                     ),
                     Some(_) => format!("{left} left"),

@@ -61,8 +61,13 @@ pub(crate) fn without_stop(run: &LastRun) -> String {
         ),
         Main::Exited | Main::Killed => format!(
             "{name} was started {since}, and its supervisor (pid {}) was killed before any stop was \
-             asked for; {} of its processes are still ending by themselves\n",
-            run.pid, run.children
+             asked for; {}\n",
+            run.pid,
+            match run.children {
+                0 => "all its processes have ended".into(),
+                1 => "1 of its processes is still ending by itself".into(),
+                many => format!("{many} of its processes are still ending by themselves"),
+            }
         ),
     };
     if let Some(about) = &run.about {

@@ -453,10 +453,13 @@ fn await_orphans(file: File, path: &Path, len: u64) -> Result<(), Error> {
     }
     let (deadline, _) = orphans::deadlines(&spool);
     log::warn!(
-        "{}: the run before was killed, and {} of its processes are still ending; waiting for \
-         them, {:.1} s at most",
+        "{}: the run before was killed, and {} still ending; waiting for {}, {:.1} s at most",
         path.display(),
-        living.len(),
+        match living.len() {
+            1 => "1 of its processes is".into(),
+            many => format!("{many} of its processes are"),
+        },
+        if living.len() == 1 { "it" } else { "them" },
         deadline.as_secs_f64()
     );
     let kill_at = crate::sys::clock::now().saturating_add(deadline);

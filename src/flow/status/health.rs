@@ -62,7 +62,7 @@ pub(crate) fn judge(status: &Status) -> Verdict {
     }
     if let Some(seconds) = status.buffer.no_room_seconds {
         return Ok(format!(
-            "running, but the disk is full: it waits for room since {seconds:.0} s"
+            "running, but the disk is full: it has been waiting for room for {seconds:.0} s"
         ));
     }
     let patience = status.buffer.flush_after_seconds.unwrap_or(1.0) + PATIENCE_SECONDS;
