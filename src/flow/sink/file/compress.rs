@@ -131,15 +131,26 @@ impl Work {
             std::fs::remove_file(&part).map_err(|error| of(&part, error))?;
         }
         let all = self.names.all().map_err(|error| of(directory, error))?;
+        self.compress_each(&all)?;
+        // One that was to be removed may have been in work.
+        self.names.keep(self.rotation.keep).map_err(|error| of(directory, error))
+    }
+
+    fn compress_each(&self, all: &[Rotated]) -> Result<(), (PathBuf, io::Error)> {
         for Rotated { path, .. } in all.iter().filter(|it| !it.is_packed()) {
             if self.is_stopped() {
                 break;
             }
-            let packed = self.compress(path).map_err(|error| of(path, error))?;
-            log::info!("{}: compressed to {}", path.display(), packed.display());
+            match self.compress(path) {
+                Ok(packed) => {
+                    log::info!("{}: compressed to {}", path.display(), packed.display());
+                }
+                // `keep` was faster.
+                Err(_) if is_gone(path) => {}
+                Err(error) => return Err((path.clone(), error)),
+            }
         }
-        // One that was to be removed may have been in work.
-        self.names.keep(self.rotation.keep).map_err(|error| of(directory, error))
+        Ok(())
     }
 
     fn compress(&self, path: &Path) -> io::Result<PathBuf> {
@@ -189,6 +200,10 @@ impl Work {
         }
         Ok(())
     }
+}
+
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Counts and sums up what is read.
@@ -354,6 +369,19 @@ mod tests {
             assert_eq!(read(how, &path(&packed)), content());
             foreign.iter().for_each(|name| assert_eq!(std::fs::read(path(name)).unwrap(), b"mine"));
         }
+    }
+
+    #[test]
+    fn a_file_that_was_removed_as_too_old_meanwhile_is_no_failure_and_the_next_is_compressed() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let path = |name: &str| directory.path().join(name);
+        let newer = "out.2026-11-21T161600.123456Z.jsonl";
+        [NAME, newer].iter().for_each(|name| std::fs::write(path(name), content()).expect("write"));
+        let work = work(directory.path(), Compression::Gzip);
+        let all = work.names.all().expect("their names");
+        std::fs::remove_file(path(NAME)).expect("removed");
+        work.compress_each(&all).expect("compressed");
+        assert_eq!(files(directory.path()), [format!("{newer}{}", ending(Compression::Gzip))]);
     }
 
     #[test]
