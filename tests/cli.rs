@@ -327,6 +327,7 @@ fn a_fresh_run_forgets_the_jobs_and_keeps_what_was_written() {
     assert!(after.starts_with(&before), "what was there was changed");
     let added = after[before.len()..].iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(added, jobs.len(), "the list was begun anew");
+    assert!(!ended.stderr.contains("was done to its end before"), "{}", ended.describe());
 }
 
 #[test]

@@ -73,6 +73,15 @@ pub(crate) fn check(spool: &Spool, list: &config::List) -> Result<(), Error> {
     }
 }
 
+/// Says so if the list is begun anew since it is done; nobody has asked for that. To be called
+/// before the source is run.
+pub(crate) fn say_begun_anew(spool: &Spool, list: &config::List) {
+    let (_, position) = ListPosition::load(spool);
+    if position.round > 0 && position.complete && list.every.is_none() {
+        log::info!("the list was done to its end before; it is begun anew");
+    }
+}
+
 /// Runs the source of a list until it is told to stop, or a list that is run once has been done.
 ///
 /// `intake`: what main holds of a list that can be read only once. `first`: it is the first source
@@ -190,9 +199,6 @@ impl<'a> Source<'a> {
                  this input is read from its beginning",
                 name(&self.list.lines).display()
             );
-        }
-        if position.round > 0 && position.complete && self.list.every.is_none() {
-            log::info!("the list was done to its end before; it is begun anew");
         }
         self.out.begin_round();
         reader.begin();
