@@ -147,7 +147,10 @@ fn a_stop_that_is_under_way_is_watched_and_nobody_is_killed_for_it() {
 #[test]
 fn where_nothing_runs_stop_says_how_it_ended_and_exits_with_0() {
     let place = place("true", "");
-    place.command(&["stop", "pings.toml"]).finish().assert_exit(74);
+    let never = place.command(&["stop", "pings.toml"]).finish();
+    never.assert_exit(0);
+    assert!(never.stdout.contains("nothing was run with it yet"), "{}", never.stdout);
+    place.command(&["stop", SPOOL]).finish().assert_exit(74);
     place.command(&["run", "pings.toml"]).finish().assert_exit(0);
     let stop = place.command(&["stop", "pings.toml"]).finish();
     stop.assert_exit(0);

@@ -49,7 +49,19 @@ pub(super) struct StopArguments {
 /// # Errors
 /// If there is no spool; if it can't be signalled; if it has not ended in time.
 pub(super) fn stop(arguments: &StopArguments, known: &Known) -> Result<ExitCode, Error> {
-    let path = find::spool(arguments.place.as_deref(), known)?;
+    let place = arguments.place.as_deref();
+    let path = find::spool(place, known)?;
+    // A configuration that is valid may not have been run yet; a spool that is named has to be there.
+    if place != Some(&*path) && is_missing(&path) {
+        if !arguments.quiet {
+            let _said = writeln!(
+                io::stdout(),
+                "{}: nothing was run with it yet; nothing to stop",
+                escape(&place.unwrap_or(&path).display().to_string())
+            );
+        }
+        return Ok(ExitCode::Success);
+    }
     // A Ctrl-C ends the watching, and that has to be said.
     signal::block_handled().map_err(Error::system("can't block signals"))?;
     let run = LastRun::look(&path)?;
@@ -76,6 +88,10 @@ pub(super) fn stop(arguments: &StopArguments, known: &Known) -> Result<ExitCode,
         Main::Runs(pid) | Main::Frozen(pid) => return watch.stop_main(pid),
     }
     Ok(ExitCode::Success)
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 struct Watch<'a> {
