@@ -29,7 +29,9 @@ impl Supervisor<'_> {
             Notice::KillingSource => log::warn!("source did not stop in time; killing it"),
             Notice::KillingWorkers(count) => log::warn!(
                 "killing workers ({count}): {}; their jobs stay in the spool",
-                self.list(lifecycle.alive().filter(|child| matches!(child, Child::Worker(_))))
+                self.list_with_jobs(
+                    lifecycle.alive().filter(|child| matches!(child, Child::Worker(_)))
+                )
             ),
             Notice::KillingAll(count) => log::error!(
                 "killing what is left ({count}): {}; the spool keeps the rest",
