@@ -102,7 +102,10 @@ fn of_a_running_pipeline_it_says_who_does_what_and_what_waits() {
     table.assert_exit_beside(0);
     assert!(table.stdout.starts_with("pings: running for "), "{}", table.stdout);
     assert!(table.stdout.contains("10 done, 0 failed"), "{}", table.stdout);
-    assert!(table.stdout.lines().all(|line| line.len() <= 80), "{}", table.stdout);
+    let long = format!("{}.spool", "long".repeat(30));
+    std::fs::copy(place.path(SPOOL), place.path(&long)).expect("a copy");
+    let piped = status(&place, &[&long]);
+    assert!(piped.stdout.contains(&long), "cut, though it is no terminal: {}", piped.stdout);
     assert_verdict(&place, "--healthy", 0, "ok: running");
     assert_verdict(&place, "--ready", 0, "ok: ready");
     gate.open();

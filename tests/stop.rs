@@ -122,7 +122,8 @@ fn a_job_that_hangs_is_named_while_it_is_waited_for_and_its_kill_is_in_the_story
     assert_in_order(&waiting, &says);
     let killing = ended.log().into_iter().find(|line| line.message.starts_with("killing "));
     let killing = killing.expect("it is said").message;
-    let says = ["killing workers (2): worker ping/0 (pid ", ", job ", " s: job-", "their jobs stay"];
+    let says =
+        ["killing workers (2): worker ping/0 (pid ", ", job ", " s: job-", "their jobs stay"];
     assert_in_order(&killing, &says);
     let killed = "ping/0 killed: to leave time for the flush";
     assert_in_order(&stop.stdout, &["waiting for worker ping/0, worker ping/1; ", killed]);

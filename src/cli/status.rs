@@ -16,7 +16,7 @@ use crate::flow::status::facts::Status;
 use crate::flow::status::health;
 use crate::sys::{clock, terminal};
 
-/// Columns where nobody knows better.
+/// Columns of a terminal that does not say.
 const WIDTH: usize = 80;
 
 /// How long after it looks like it main is said not to reap its children.
@@ -96,10 +96,12 @@ fn text(arguments: &StatusArguments, status: &Status, width: usize, rows: Option
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
+/// Columns that there is room for: of what is no terminal, any number.
 fn width() -> usize {
     let columns = || std::env::var("COLUMNS").ok()?.parse().ok();
     let size = terminal::size(io::stdout()).map(|(columns, _)| columns);
-    size.or_else(columns).unwrap_or(WIDTH).max(1)
+    let unknown = if io::stdout().is_terminal() { WIDTH } else { usize::MAX };
+    size.or_else(columns).unwrap_or(unknown).max(1)
 }
 
 /// Shows it again and again until the run ends: in place on a terminal, one below the other elsewhere.
