@@ -115,6 +115,7 @@ fn a_list_that_is_not_to_be_begun_again_is_done_once_however_often_it_is_started
         let (code, count, log) = run(&[]);
         assert_eq!((code, count), (Some(0), jobs.len()), "{log}");
         assert!(log.contains("--fresh begins it anew"), "{log}");
+        assert!(!log.contains("it is begun anew"), "{log}");
     }
     let (code, count, log) = run(&["--fresh"]);
     assert_eq!((code, count), (Some(3), 2 * jobs.len()), "{log}");

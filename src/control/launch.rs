@@ -358,9 +358,6 @@ impl Launch {
                 own::run(&self.spool, &mut **source.borrow_mut(), settings, &stop, ready)?
             }
             (None, Some(list)) => {
-                if !self.config.fresh {
-                    source::say_begun_anew(&self.spool, list);
-                }
                 let (intake, interrupt) = (self.intake.as_ref(), interrupt.as_fd());
                 source::run(&self.spool, list, intake, entry.first, interrupt, &stop, ready)?
             }

@@ -73,15 +73,6 @@ pub(crate) fn check(spool: &Spool, list: &config::List) -> Result<(), Error> {
     }
 }
 
-/// Says so if the list is begun anew since it is done; nobody has asked for that. To be called
-/// before the source is run.
-pub(crate) fn say_begun_anew(spool: &Spool, list: &config::List) {
-    let (_, position) = ListPosition::load(spool);
-    if position.round > 0 && position.complete && list.every.is_none() {
-        log::info!("the list was done to its end before; it is begun anew");
-    }
-}
-
 /// Runs the source of a list until it is told to stop, or a list that is run once has been done.
 ///
 /// `intake`: what main holds of a list that can be read only once. `first`: it is the first source
@@ -119,7 +110,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn rounds(&mut self) -> Result<End, Error> {
-        if self.is_done_for_good() {
+        if self.first && !self.list.again && self.was_done() {
             log::info!(
                 "the list was done to its end before, and jobs.again = false: nothing is to be done; \
                  --fresh begins it anew"
@@ -157,12 +148,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Was the list done to its end by an earlier run, and is it not to be begun anew?
-    fn is_done_for_good(&self) -> bool {
+    /// Was the list done to its end by an earlier run? It was not if that is only forgotten.
+    fn was_done(&self) -> bool {
         let position = &self.out.position;
-        // Not at its end: it was forgotten.
-        let done = self.list.every.is_none() && position.complete && position.at_end;
-        done && self.first && !self.list.again
+        self.list.every.is_none() && position.complete && position.at_end
     }
 
     /// Opens the list where it is to be gone on with: behind the last job that was handed out,
@@ -199,6 +188,9 @@ impl<'a> Source<'a> {
                  this input is read from its beginning",
                 name(&self.list.lines).display()
             );
+        }
+        if self.was_done() {
+            log::info!("the list was done to its end before; it is begun anew");
         }
         self.out.begin_round();
         reader.begin();
