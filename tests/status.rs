@@ -325,6 +325,9 @@ fn all_killed_at_once_it_says_what_was_in_hand_and_disturbs_nothing() {
     let seen = until(&place, "a dead pipeline", |seen| seen["state"] == "died");
     assert_eq!(seen["jobs"]["in_hand"], IN_HAND, "{seen}");
     assert_eq!(state(&seen, "worker ping/0"), "dead");
+    assert_eq!(seen["processes"][1]["jobs_in_hand"][0]["seconds"], Value::Null, "{seen}");
+    let table = status(&place, &["pings.toml"]).stdout;
+    assert!(table.contains(" (kept) +1 more"), "{table}");
     assert_eq!(seen["rates"], Value::Null);
     assert_eq!(std::fs::read(place.path(SPOOL)).expect("the spool"), before, "untouched");
     gate.open();

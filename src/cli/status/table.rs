@@ -90,10 +90,11 @@ fn state(status: &Status) -> String {
             }
         },
         State::Orphans => format!(
-            "main (process {pid}) was killed; {} what is in hand",
+            "main (process {pid}) was killed; {}",
             match living(status) {
-                1 => "1 process finishes".into(),
-                living => format!("{living} processes finish"),
+                0 => "its processes have ended".into(),
+                1 => "1 process finishes what is in hand".into(),
+                living => format!("{living} processes finish what is in hand"),
             }
         ),
         State::Unseen => {
@@ -111,8 +112,7 @@ fn state(status: &Status) -> String {
 }
 
 fn living(status: &Status) -> usize {
-    let gone = |doing| matches!(doing, Doing::Dead | Doing::Ended | Doing::Absent);
-    status.processes.iter().filter(|process| !gone(process.state)).count()
+    status.processes.iter().filter(|process| !process.state.is_gone()).count()
 }
 
 /// What keeps main from answering, if something does.
@@ -243,7 +243,10 @@ fn in_hand(process: &Process, width: usize) -> String {
         };
     };
     let text = job.job.as_deref().unwrap_or("?");
-    let seconds = job.seconds.map(|seconds| format!(" for {}", short_time(seconds)));
+    let seconds = match job.seconds {
+        _ if process.state.is_gone() => Some(" (kept)".into()),
+        seconds => seconds.map(|seconds| format!(" for {}", short_time(seconds))),
+    };
     let more = match process.jobs_in_hand.len() {
         1 => String::new(),
         all => format!(" +{} more", all - 1),

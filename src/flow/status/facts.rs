@@ -119,6 +119,13 @@ pub(crate) enum Doing {
     Absent,
 }
 
+impl Doing {
+    /// Is there no such process?
+    pub(crate) fn is_gone(self) -> bool {
+        matches!(self, Doing::Dead | Doing::Ended | Doing::Absent)
+    }
+}
+
 /// A child of main.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Process {
@@ -144,7 +151,7 @@ pub(crate) struct JobInHand {
     pub round: u64,
     /// The job; what is no UTF-8 is replaced. Null if it had changed before it could be read.
     pub job: Option<String>,
-    /// Since the attempt began; null: it has not.
+    /// Since the attempt began; null: it has not, or its process is gone and the job is kept.
     pub seconds: Option<f64>,
     /// Which attempt this is, from 1.
     pub attempt: u64,

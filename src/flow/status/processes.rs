@@ -49,7 +49,7 @@ impl Look<'_> {
         let entry = self.spool.process(index);
         let lane = index.checked_sub(processes::worker(0));
         let jobs = lane.and_then(|lane| table.in_hand.get(&u16::try_from(lane).ok()?));
-        let jobs_in_hand = self.jobs_in_hand(jobs.map_or(&[][..], Vec::as_slice));
+        let mut jobs_in_hand = self.jobs_in_hand(jobs.map_or(&[][..], Vec::as_slice));
         let kind = lane.and_then(|lane| self.kind(lane));
         let idle = kind.is_some_and(|kind| kind.takes_jobs) && jobs_in_hand.is_empty();
         let living = processes::living(self.spool, index).filter(|_| self.visible);
@@ -67,6 +67,10 @@ impl Look<'_> {
             (3, _) => Doing::Stopping,
             _ => Doing::Unknown,
         };
+        if state.is_gone() {
+            // Nobody is at work on them: they are kept.
+            jobs_in_hand.iter_mut().for_each(|job| job.seconds = None);
+        }
         let incarnation = entry.incarnation.load(Ordering::Relaxed);
         let before = entry.before_run.load(Ordering::Relaxed);
         let pid = Some(entry.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0);

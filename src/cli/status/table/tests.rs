@@ -142,6 +142,19 @@ fn a_thousand_workers_are_summed_up_and_the_unusual_ones_are_named() {
 }
 
 #[test]
+fn a_job_of_a_process_that_is_gone_is_kept_and_has_no_time() {
+    for (state, expected) in
+        [(Doing::Dead, "7 (kept) +1 more"), (Doing::Running, "7 for 12s +1 more")]
+    {
+        let mut worker = process("worker ping/0", state);
+        worker.jobs_in_hand = vec![job("7", 12.0), job("8", 3.0)];
+        let shown = lines(&status(vec![worker]), 80, None, false);
+        let line = shown.iter().find(|line| line.starts_with("worker ping/0")).expect("its line");
+        assert!(line.ends_with(expected), "{line}");
+    }
+}
+
+#[test]
 fn what_has_no_main_says_so_and_what_to_do() {
     let headline = |state| {
         let mut status = status(Vec::new());
@@ -152,7 +165,7 @@ fn what_has_no_main_says_so_and_what_to_do() {
     assert!(headline(State::Died).ends_with("was killed; start it again to go on"));
     assert!(headline(State::Ended).contains("ended with exit code 5"));
     assert!(headline(State::Unseen).contains("its container"));
-    assert!(headline(State::Orphans).contains("was killed; 0 processes finish"));
+    assert!(headline(State::Orphans).contains("was killed; its processes have ended"));
     let mut stopped = status(Vec::new());
     stopped.main.process_state = Some('T');
     assert!(lines(&stopped, 80, None, false)[1].contains("kill -CONT 4710"));
