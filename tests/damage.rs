@@ -135,7 +135,7 @@ fn after_another_boot_what_the_lanes_have_is_written_once() {
             let gate = place.gate();
             place.work_script(": < gate");
             let run = place.command(&["run", "pings.toml"]).start();
-            run.until_logged("going on behind job");
+            run.until_logged(" before it are kept, and done first");
             run.signal(Signal::TERM);
             run.wait().assert_exit(4);
             drop(gate);

@@ -43,6 +43,18 @@ impl<'a> HandOut<'a> {
         HandOut { spool, jobs, stop, position, generation, free, next_slot, unannounced: 0 }
     }
 
+    /// Says where the list is gone on with, and that nothing before it is left out.
+    pub(super) fn say_going_on(&self) {
+        let seq = self.position.seq;
+        match self.jobs.pending() {
+            0 => log::info!("going on behind job {seq}"),
+            1 => log::info!("going on behind job {seq}; 1 before it is kept, and done first"),
+            kept => {
+                log::info!("going on behind job {seq}; {kept} before it are kept, and done first")
+            }
+        }
+    }
+
     /// A round begins in which nothing was handed out yet.
     pub(super) fn begin_round(&mut self) {
         let books = Commit::load(self.spool);

@@ -178,7 +178,7 @@ impl<'a> Source<'a> {
             let Some(same) = behind else { return Ok(None) };
             if same {
                 if position.seq > 0 {
-                    log::info!("going on behind job {}", position.seq);
+                    self.out.say_going_on();
                 }
                 reader.begin();
                 return Ok(Some(reader));

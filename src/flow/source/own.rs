@@ -240,7 +240,7 @@ impl Own<'_> {
         if position.round == 0 || position.complete {
             self.out.begin_round();
         } else if position.seq > 0 && self.trouble.is_none() {
-            log::info!("going on behind job {}", position.seq);
+            self.out.say_going_on();
         }
         let position = self.out.position;
         let in_hand = self.in_hand();
