@@ -43,7 +43,7 @@ fn assert_each_once(text: &str, ended: &Ended) {
 #[test]
 fn logrotate_and_sighup_twenty_times_under_load_lose_and_double_nothing() {
     let test = "logrotate_and_sighup_twenty_times_under_load_lose_and_double_nothing";
-    if !needs(test, &["logrotate", "setsid"]) {
+    if !needs(test, &["root", "logrotate", "setsid"]) {
         return;
     }
     for mode in ["create", "nocreate"] {

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 use support::place::{Gate, SPOOL};
-use support::{Ended, Place, Process, Running, Seed, Signal};
+use support::{Ended, Place, Process, Running, Seed, Signal, needs};
 
 /// So many that they are not done before a `stop` gets its turn.
 const MANY: usize = 4000;
@@ -62,8 +62,8 @@ fn assert_in_order(text: &str, parts: &[&str]) {
 
 #[test]
 fn a_spool_of_another_user_than_the_process_it_names_stops_nobody() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can give a spool away");
+    // Only root can give a spool away.
+    if !needs("a_spool_of_another_user_than_the_process_it_names_stops_nobody", &["root"]) {
         return;
     }
     let place = place("sleep 0.05", "");
