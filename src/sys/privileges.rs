@@ -133,7 +133,10 @@ impl Identity {
     fn refused(&self, call: &str, error: Errno) -> String {
         let Identity { name, uid, .. } = self;
         let now = Uid::effective();
-        let now_name = User::from_uid(now).ok().flatten().map_or("a user without a name".into(), |user| user.name);
+        let now_name = User::from_uid(now)
+            .ok()
+            .flatten()
+            .map_or("a user without a name".into(), |user| user.name);
         match error {
             Errno::EPERM => format!(
                 "this process runs as {now_name} (uid {now}) and may not become {name} (uid {uid}): \
