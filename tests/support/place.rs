@@ -248,11 +248,12 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// In a session of its own, without a controlling terminal.
+    /// In a session of its own, without a controlling terminal. A hangup is heeded, also if the tests
+    /// themselves are run under nohup.
     #[must_use]
     pub fn without_terminal(mut self) -> Launch<'a> {
         self.own_group = false;
-        self.under(&["setsid"])
+        self.under(&["setsid", "env", "--default-signal=HUP"])
     }
 
     /// In a session of its own whose controlling terminal is its standard input.
