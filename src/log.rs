@@ -144,8 +144,16 @@ struct Logger<W: Output> {
     /// simplelog writes lines of text; JSON is ours.
     text: Option<Box<WriteLogger<Pieces<W>>>>,
     lines: Arc<Mutex<Lines<W>>>,
-    /// Nothing is held back from who wants to see everything.
-    repeats: Option<Mutex<Repeats>>,
+    /// And of which process. Nothing is held back from who wants to see everything.
+    repeats: Option<Mutex<(u32, Repeats)>>,
+}
+
+/// What this process has said. What the one that has forked it has counted, that one says itself.
+fn own(counted: &mut (u32, Repeats), pid: u32) -> &mut Repeats {
+    if counted.0 != pid {
+        *counted = (pid, Repeats::default());
+    }
+    &mut counted.1
 }
 
 impl<W: Output> Logger<W> {
@@ -211,6 +219,7 @@ impl<W: Output> Log for Logger<W> {
         if let Some(repeats) = &self.repeats {
             let (due, is_said) = {
                 let (mut repeats, now) = (locked(repeats), clock::now());
+                let repeats = own(&mut repeats, identity().pid);
                 (repeats.due(now), repeats.hear(record, &message, now))
             };
             for (level, text) in due {
@@ -225,7 +234,7 @@ impl<W: Output> Log for Logger<W> {
 
     fn flush(&self) {
         if let Some(repeats) = &self.repeats {
-            let held_back = locked(repeats).take_all(clock::now());
+            let held_back = own(&mut locked(repeats), identity().pid).take_all(clock::now());
             for (level, text) in held_back {
                 self.write(level, "procsig", &text);
             }

@@ -202,7 +202,7 @@ fn a_stopped_buffer_without_main_is_ended_by_the_next_start_which_writes_what_it
     let (kept, published) = (IN_HAND as u64, (jobs.len() - IN_HAND) as u64);
     assert_eq!((balance.kept_before, balance.published), (kept, published), "{balance:?}");
     let log = ended.log();
-    let waits = log.iter().position(|line| line.message.contains("waiting for them"));
+    let waits = log.iter().position(|line| line.message.contains("still ending; waiting for"));
     let killed = format!("process {} of the run before did not end", orphans.buffer.process.pid);
     let kills = log.iter().position(|line| line.message.contains(&killed));
     assert!(waits.is_some() && waits < kills, "{}", ended.describe());
@@ -249,7 +249,7 @@ fn a_start_while_only_orphans_live_says_so_waits_for_their_jobs_and_takes_over()
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     let run = start(&place);
-    let waits = run.until_logged("waiting for them");
+    let waits = run.until_logged("still ending; waiting for");
     assert_eq!(waits.level, "WARN");
     assert!(!orphans.workers.iter().any(Handle::has_ended), "they are left in peace");
     gate.open();
@@ -268,7 +268,7 @@ fn a_start_ends_an_orphan_that_is_stopped_and_takes_over_within_the_deadline() {
         assert!(workers[0].send(Signal::STOP) && buffer.send(Signal::STOP));
     });
     let run = start(&place);
-    run.until_logged("waiting for them");
+    run.until_logged("still ending; waiting for");
     gate.open();
     run.until_logged("did not end in time; killing it");
     let ended = run.wait();
@@ -284,8 +284,8 @@ fn two_starts_beside_orphans_don_t_share_the_spool_one_takes_over_and_the_other_
     let mut gate = place.gate();
     let _orphans = orphaned(&place, |_, _| ());
     let (one, two) = (start(&place), start(&place));
-    one.until_logged("waiting for them");
-    two.until_logged("waiting for them");
+    one.until_logged("still ending; waiting for");
+    two.until_logged("still ending; waiting for");
     gate.open();
     let both = [one.wait(), two.wait()];
     let mut codes = both.each_ref().map(|ended| ended.code);

@@ -300,7 +300,7 @@ impl<'a> Story<'a> {
             ("jobs of dead workers that were ready again", "are ready again"),
             ("lists that were gone on with", "going on behind job"),
             ("half-written batches that were finished", "going on with the batch"),
-            ("starts that waited for orphans", "waiting for them"),
+            ("starts that waited for orphans", "still ending; waiting for"),
             ("rotations that were gone on with", "going on with the rotation"),
             ("spools that were built anew", "built anew in another size"),
         ] {
