@@ -86,6 +86,7 @@ fn tell(test: &'static str, story: impl Fn(&mut Tally, u64)) {
 
 /// Lets a story come to the end of its list, or of its producers.
 fn to_the_end<'a>(story: &mut Story<'a>, place: &'a Place, pipeline: &str, settings: &Settings) {
+    let mut slow = 0;
     loop {
         let start = settings.of_start(&mut story.seed);
         let natural = match story.start(place.command(&[pipeline, &start])) {
@@ -94,7 +95,9 @@ fn to_the_end<'a>(story: &mut Story<'a>, place: &'a Place, pipeline: &str, setti
         };
         let complete = judge(&natural, pipeline == "killed-producers");
         if natural.ended.code == Some(4) {
-            // The next start waits for it.
+            // The next start waits for it, or goes on with what it has left. A disk is slow once.
+            slow += 1;
+            assert!(slow <= 2, "{}", natural.ended.describe());
             continue;
         }
         story.assert_nobody_left(&natural.ended);
@@ -119,8 +122,12 @@ fn judge(natural: &Natural, endless: bool) -> bool {
         // A job that was in hand each time when its worker was killed.
         Some(3) => !endless && balance.kept == 0 && balance.left == 0,
         // Nobody can end a process that waits for a disk, and this one has not answered for as long as
-        // the deadline.
-        Some(4) => ended.stderr.contains("could not even be killed"),
+        // the deadline. Or it has answered so late that hundreds of rotations, each of which is synced,
+        // did not come to their end.
+        Some(4) => {
+            ended.stderr.contains("could not even be killed")
+                || ended.stderr.contains("killing what is left (1): buffer")
+        }
         Some(5) => {
             let left = balance.left > 0 || balance.or_more;
             !endless && *told && balance.kept == 0 && left
