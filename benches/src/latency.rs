@@ -1,0 +1,125 @@
+//! From `emit` to the line in the file, and a pipe there and back for comparison.
+
+use procsig::{Emitter, Pipeline, Stop, config};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+const ROUNDS: u64 = 5_000;
+
+/// Microseconds of each record.
+///
+/// # Errors
+/// If the run fails.
+pub fn procsig(folder: &Path) -> io::Result<Vec<f64>> {
+    let folder = tempfile::tempdir_in(folder)?;
+    let output = folder.path().join("out.jsonl");
+    let mut command = Command::new(std::env::current_exe()?);
+    let ended = command.arg("latency").arg(&output).stderr(Stdio::null()).output()?;
+    if !ended.status.success() {
+        return Err(io::Error::other(format!("latency: {}", ended.status)));
+    }
+    let text = String::from_utf8(ended.stdout).map_err(io::Error::other)?;
+    text.split_whitespace().map(|it| it.parse().map_err(io::Error::other)).collect()
+}
+
+/// A pipeline whose producer looks for each of its records in the file before it emits the next.
+pub fn measure(output: &Path) -> ExitCode {
+    let path = output.to_path_buf();
+    let produce = move |_: &Stop, out: &mut Emitter<'_, u64>| {
+        let file = File::open(&path)?;
+        let mut len = 0;
+        let mut times = String::new();
+        for number in 0..ROUNDS {
+            let line = format!("{number}\n");
+            let began = Instant::now();
+            out.emit(&number)?;
+            // Gives up its processor each time: there may be only one.
+            while file.metadata()?.size() < len + line.len() as u64 {
+                std::thread::yield_now();
+            }
+            times.push_str(&format!("{:.3}\n", began.elapsed().as_secs_f64() * 1e6));
+            let mut there = vec![0; line.len()];
+            file.read_exact_at(&mut there, len)?;
+            if there != line.as_bytes() {
+                return Err(procsig::JobError::stop("another line is in the file"));
+            }
+            len += line.len() as u64;
+        }
+        io::stdout().write_all(times.as_bytes())?;
+        Ok(io::stdout().flush()?)
+    };
+    Pipeline::new("latency")
+        .producer("p", produce)
+        .sink(procsig::sink::json_lines(output))
+        .flush(config::Buffer { flush_records: 1, ..config::Buffer::default() })
+        .run()
+        .into()
+}
+
+/// Microseconds of a byte through a pipe to another process and back.
+///
+/// # Errors
+/// What the system says.
+pub fn pipe() -> io::Result<Vec<f64>> {
+    let mut echo = Command::new(std::env::current_exe()?)
+        .arg("echo")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut there = echo.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut back = echo.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        there.write_all(b".")?;
+        back.read_exact(&mut [0])?;
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    drop(there);
+    echo.wait()?;
+    Ok(times)
+}
+
+/// Sends each byte back.
+///
+/// # Errors
+/// What the system says.
+pub fn echo() -> io::Result<()> {
+    let (mut input, mut output) = (io::stdin().lock(), File::from(dup_stdout()?));
+    let mut byte = [0];
+    while input.read(&mut byte)? > 0 {
+        output.write_all(&byte)?;
+    }
+    Ok(())
+}
+
+/// Standard output without the buffer of the library.
+fn dup_stdout() -> io::Result<rustix::fd::OwnedFd> {
+    Ok(rustix::io::dup(io::stdout())?)
+}
+
+/// Two processes that keep both processors busy, until they are dropped.
+pub struct Load(Vec<std::process::Child>);
+
+impl Load {
+    /// # Errors
+    /// What the system says.
+    pub fn start() -> io::Result<Load> {
+        let busy = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        Ok(Load(vec![busy()?, busy()?]))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It has not ended by itself, so these can't fail.
+            let _killed = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}
