@@ -1,36 +1,24 @@
-//! How it grows: with producers, with workers, with threads, with what is pending.
+//! How it grows: with workers, with threads.
 
-use crate::processes::{daemon, tree};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use crate::processes::{Manager, daemon, daemon_command};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Seconds from the start of a daemon with so many workers to its end, when it is stopped as soon as
-/// all are there.
+/// all of them are ready.
 ///
 /// # Errors
 /// What the system says.
 pub fn start_and_stop(folder: &Path, workers: usize) -> io::Result<f64> {
     let folder = tempfile::tempdir_in(folder)?;
+    let manager = Manager::new()?;
+    let mut command = daemon_command(folder.path(), workers)?;
     let began = Instant::now();
-    let mut command = Command::new(daemon()?);
-    let workers_option = workers.to_string();
-    let mut main = command
-        .args(["run", "--jobs", "-", "-o", "out.jsonl", "-j", "1", "-P", &workers_option])
-        .args(["--deadline", "60s", "-q", "--", "/bin/true"])
-        .current_dir(folder.path())
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    while tree(main.id()).len() < workers + 3 {
-        if main.try_wait()?.is_some() || began.elapsed() > Duration::from_secs(120) {
-            return Err(io::Error::other(format!("no {workers} workers")));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut main = manager.start(&mut command)?;
     kill_process(Pid::from_child(&main), Signal::TERM)?;
     let status = main.wait()?;
     match status.code() {
@@ -39,28 +27,19 @@ pub fn start_and_stop(folder: &Path, workers: usize) -> io::Result<f64> {
     }
 }
 
-/// Seconds to start as many processes that do nothing but wait, to end them, and to reap them.
+/// Seconds of a program that forks as many processes, hears of each that it is there, ends them, and
+/// waits for their ends.
 ///
 /// # Errors
 /// What the system says.
 pub fn bare_start_and_stop(processes: usize) -> io::Result<f64> {
+    let mut command = Command::new(std::env::current_exe()?);
     let began = Instant::now();
-    let mut children = Vec::new();
-    for _ in 0..processes {
-        let child = Command::new(std::env::current_exe()?)
-            .arg("echo")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()?;
-        children.push(child);
+    let status = command.args(["bare", &processes.to_string()]).status()?;
+    match status.success() {
+        true => Ok(began.elapsed().as_secs_f64()),
+        false => Err(io::Error::other(format!("{processes} bare processes: {status}"))),
     }
-    for child in &children {
-        kill_process(Pid::from_child(child), Signal::TERM)?;
-    }
-    for child in &children {
-        waitpid(Some(Pid::from_child(child)), WaitOptions::empty())?;
-    }
-    Ok(began.elapsed().as_secs_f64())
 }
 
 /// Million jobs a second through a function that emits a number, with so many threads in each of two

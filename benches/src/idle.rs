@@ -1,6 +1,7 @@
-//! What a pipeline costs that has nothing to do.
+//! What costs something although there is nothing to do.
 
-use crate::processes::{idle_daemon, tree};
+use crate::processes::{Running, idle_daemon, kib, name, tree};
+use crate::stop;
 use rustix::process::Signal;
 use std::fs;
 use std::io;
@@ -9,9 +10,6 @@ use std::time::Duration;
 
 const WORKERS: usize = 4;
 
-/// How long it is watched.
-const WATCHED: Duration = Duration::from_secs(20);
-
 /// What was seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Idle {
@@ -19,38 +17,51 @@ pub struct Idle {
     pub wake_ups: f64,
     /// Proportional memory of a worker process, mean, in KiB.
     pub worker_kib: f64,
-    /// Of the whole pipeline, in KiB.
+    /// Of all processes, in KiB.
     pub all_kib: f64,
 }
 
+/// A pipeline of four workers that has done a job.
+///
 /// # Errors
 /// What the system says.
-pub fn procsig(folder: &Path) -> io::Result<Idle> {
+pub fn procsig(folder: &Path, watched: Duration) -> io::Result<Idle> {
     let folder = tempfile::tempdir_in(folder)?;
     let running = idle_daemon(folder.path(), WORKERS)?;
+    watch(running, watched, Signal::TERM)
+}
+
+/// s6's supervisor with as many services.
+///
+/// # Errors
+/// What the system says.
+pub fn s6(folder: &Path, watched: Duration) -> io::Result<Idle> {
+    let folder = tempfile::tempdir_in(folder)?;
+    watch(stop::start_s6(folder.path())?, watched, Signal::TERM)
+}
+
+fn watch(running: Running, watched: Duration, stop: Signal) -> io::Result<Idle> {
     // The last flush, and the sync a second later.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3).min(watched * 3));
     let processes = tree(running.main.id());
     let before = switches(&processes)?;
-    std::thread::sleep(WATCHED);
-    let wake_ups = (switches(&processes)? - before) as f64 / WATCHED.as_secs_f64();
+    std::thread::sleep(watched);
+    let wake_ups = (switches(&processes)? - before) as f64 / watched.as_secs_f64();
     let (mut workers, mut all) = (0.0, 0.0);
     for pid in &processes {
-        let kib = proportional(*pid)?;
+        let gone = || io::Error::other(format!("no Pss of process {pid}"));
+        let kib = kib(*pid, "smaps_rollup", "Pss").ok_or_else(gone)?;
         all += kib;
-        if name(*pid)?.starts_with("worker") {
+        if name(*pid).starts_with("worker") {
             workers += kib;
         }
     }
-    running.stop(Signal::TERM)?;
+    running.stop(stop)?;
     Ok(Idle { wake_ups, worker_kib: workers / WORKERS as f64, all_kib: all })
 }
 
-fn name(pid: u32) -> io::Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/comm"))
-}
-
-/// Times that a thread of these was given a processor, which is each time that it has woken.
+/// Times that a thread of these has let go of a processor, or had it taken away: as often as it was
+/// given one.
 fn switches(processes: &[u32]) -> io::Result<u64> {
     let mut sum = 0;
     for pid in processes {
@@ -61,11 +72,4 @@ fn switches(processes: &[u32]) -> io::Result<u64> {
         }
     }
     Ok(sum)
-}
-
-fn proportional(pid: u32) -> io::Result<f64> {
-    let all = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = all.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-    kib.ok_or_else(|| io::Error::other("no Pss in smaps_rollup"))
 }

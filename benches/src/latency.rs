@@ -8,17 +8,20 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-const ROUNDS: u64 = 5_000;
-
-/// Microseconds of each record.
+/// Microseconds of each of so many records.
 ///
 /// # Errors
 /// If the run fails.
-pub fn procsig(folder: &Path) -> io::Result<Vec<f64>> {
+pub fn procsig(folder: &Path, records: u64) -> io::Result<Vec<f64>> {
     let folder = tempfile::tempdir_in(folder)?;
     let output = folder.path().join("out.jsonl");
     let mut command = Command::new(std::env::current_exe()?);
-    let ended = command.arg("latency").arg(&output).stderr(Stdio::null()).output()?;
+    let ended = command
+        .arg("latency")
+        .arg(&output)
+        .arg(records.to_string())
+        .stderr(Stdio::null())
+        .output()?;
     if !ended.status.success() {
         return Err(io::Error::other(format!("latency: {}", ended.status)));
     }
@@ -27,13 +30,13 @@ pub fn procsig(folder: &Path) -> io::Result<Vec<f64>> {
 }
 
 /// A pipeline whose producer looks for each of its records in the file before it emits the next.
-pub fn measure(output: &Path) -> ExitCode {
+pub fn measure(output: &Path, records: u64) -> ExitCode {
     let path = output.to_path_buf();
     let produce = move |_: &Stop, out: &mut Emitter<'_, u64>| {
         let file = File::open(&path)?;
         let mut len = 0;
         let mut times = String::new();
-        for number in 0..ROUNDS {
+        for number in 0..records {
             let line = format!("{number}\n");
             let began = Instant::now();
             out.emit(&number)?;
@@ -60,11 +63,11 @@ pub fn measure(output: &Path) -> ExitCode {
         .into()
 }
 
-/// Microseconds of a byte through a pipe to another process and back.
+/// Microseconds of a byte through a pipe to another process and back, so many times.
 ///
 /// # Errors
 /// What the system says.
-pub fn pipe() -> io::Result<Vec<f64>> {
+pub fn pipe(bytes: u64) -> io::Result<Vec<f64>> {
     let mut echo = Command::new(std::env::current_exe()?)
         .arg("echo")
         .stdin(Stdio::piped())
@@ -73,7 +76,7 @@ pub fn pipe() -> io::Result<Vec<f64>> {
     let mut there = echo.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut back = echo.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut times = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..bytes {
         let began = Instant::now();
         there.write_all(b".")?;
         back.read_exact(&mut [0])?;

@@ -1,13 +1,15 @@
 //! The record that all contestants carry, and what becomes of it in the output.
 
+#[cfg(feature = "iceoryx2")]
 use iceoryx2::prelude::ZeroCopySend;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A measurement of one resource: 105 bytes as a line of JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ZeroCopySend)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "iceoryx2", derive(ZeroCopySend))]
 #[repr(C)]
 pub struct Record {
     pub id: u64,
@@ -20,7 +22,8 @@ pub struct Record {
 }
 
 /// Fifteen characters in place, so that a record can also travel through shared memory.
-#[derive(Debug, Clone, Copy, PartialEq, ZeroCopySend)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "iceoryx2", derive(ZeroCopySend))]
 #[repr(C)]
 pub struct Resource([u8; 15]);
 
@@ -64,13 +67,44 @@ impl Record {
     }
 }
 
-/// Reads an output line by line: each record is there once, whole, and in its producer's order.
+/// Reads an output line by line: each record is there once, whole, and in its producer's order. A
+/// logger's output may be a folder, with a file for each part; read as they are named.
 ///
 /// # Errors
 /// What is not as it should be.
 pub fn verify(output: &Path, producers: u64, records: u64) -> io::Result<()> {
-    let wrong = |what: String| io::Error::other(format!("{}: {what}", output.display()));
     let mut next = vec![0; producers as usize];
+    for part in parts(output)? {
+        verify_part(&part, &mut next)?;
+    }
+    match next.iter().all(|number| *number == records) {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "{}: records of each producer: {next:?}, not {records}",
+            output.display()
+        ))),
+    }
+}
+
+/// An output itself, or the files of a folder that have records in them.
+fn parts(output: &Path) -> io::Result<Vec<PathBuf>> {
+    if !output.is_dir() {
+        return Ok(vec![output.to_path_buf()]);
+    }
+    let entries = fs::read_dir(output)?.map(|entry| Ok(entry?.path()));
+    let mut parts = entries.collect::<io::Result<Vec<_>>>()?;
+    // What multilog and s6-log have set aside has the time in its name, in this form.
+    parts.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name == "current" || name.starts_with('@')
+    });
+    parts.sort();
+    Ok(parts)
+}
+
+/// `next` is what comes next of each producer.
+fn verify_part(output: &Path, next: &mut [u64]) -> io::Result<()> {
+    let wrong = |what: String| io::Error::other(format!("{}: {what}", output.display()));
     let (mut line, mut expected) = (Vec::new(), Vec::new());
     let mut file = BufReader::with_capacity(1 << 20, File::open(output)?);
     while file.read_until(b'\n', &mut line)? > 0 {
@@ -78,7 +112,8 @@ pub fn verify(output: &Path, producers: u64, records: u64) -> io::Result<()> {
             let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
             std::str::from_utf8(&rest[..digits]).ok()?.parse::<u64>().ok()
         });
-        let producer = id.and_then(|id| (id / IDS).checked_sub(1)).filter(|it| *it < producers);
+        let producer =
+            id.and_then(|id| (id / IDS).checked_sub(1)).filter(|it| *it < next.len() as u64);
         let Some(producer) = producer else {
             return Err(wrong(format!("no record: {:?}", String::from_utf8_lossy(&line))));
         };
@@ -95,8 +130,68 @@ pub fn verify(output: &Path, producers: u64, records: u64) -> io::Result<()> {
         *number += 1;
         line.clear();
     }
-    match next.iter().all(|number| *number == records) {
-        true => Ok(()),
-        false => Err(wrong(format!("records of each producer: {next:?}, not {records}"))),
+    Ok(())
+}
+
+/// Bytes of the output with these records.
+pub fn bytes(producers: u64, records: u64) -> u64 {
+    let mut line = Vec::new();
+    let all = (0..producers).flat_map(|producer| (0..records).map(move |it| (producer, it)));
+    all.map(|(producer, number)| {
+        line.clear();
+        Record::of(producer, number).encode(&mut line);
+        line.len() as u64
+    })
+    .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: impl AsRef<[u8]>) -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let output = folder.path().join("out");
+        fs::write(&output, text)?;
+        verify(&output, 2, 3)
+    }
+
+    fn lines(order: &[(u64, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        order
+            .iter()
+            .for_each(|(producer, number)| Record::of(*producer, *number).encode(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn an_output_with_a_record_lost_doubled_torn_or_out_of_order_is_told_from_a_good_one() {
+        let good = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2)];
+        let lines_of_good = lines(&good);
+        written(&lines_of_good).unwrap();
+        assert_eq!(bytes(2, 3), lines_of_good.len() as u64);
+        written(lines(&good[..5])).unwrap_err();
+        written(lines(&[&good[..], &good[5..]].concat())).unwrap_err();
+        written(lines(&[(0, 1), (0, 0), (0, 2), (1, 0), (1, 1), (1, 2)])).unwrap_err();
+        written(&lines_of_good[..lines_of_good.len() - 1]).unwrap_err();
+        let mut other = lines_of_good.clone();
+        other[80] ^= 1;
+        written(other).unwrap_err();
+        written(lines(&[(0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2)])).unwrap_err();
+    }
+
+    #[test]
+    fn an_output_in_parts_is_read_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |name: &str, order: &[(u64, u64)]| {
+            fs::write(folder.path().join(name), lines(order)).unwrap();
+        };
+        part("@1.s", &[(0, 0), (1, 0)]);
+        part("@2.s", &[(0, 1), (1, 1)]);
+        part("current", &[(1, 2), (0, 2)]);
+        fs::write(folder.path().join("lock"), "").unwrap();
+        verify(folder.path(), 2, 3).unwrap();
+        part("@2.s", &[(0, 1)]);
+        verify(folder.path(), 2, 3).unwrap_err();
     }
 }

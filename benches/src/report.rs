@@ -1,46 +1,126 @@
-//! What was measured, as a table and as a picture.
+//! What was measured, as tables and as numbers.
 
 use crate::contest::{Better, Row, median};
 
 /// A line of what has no peer to be compared with.
 #[derive(Debug, Clone)]
 pub struct Figure {
-    pub workload: String,
+    pub section: &'static str,
+    pub what: String,
     pub value: f64,
     pub unit: &'static str,
     /// At most so much.
     pub goal: Option<f64>,
 }
 
-/// Tables in Markdown.
-pub fn table(machine: &str, rows: &[Row], figures: &[Figure]) -> String {
-    let mut text = format!("{machine}\n\n");
-    text += "| workload | beside | procsig | the other | ratio | lowest, highest | goal |\n";
-    text += "| --- | --- | --- | --- | --- | --- | --- |\n";
-    for row in rows {
-        let ratios = || row.ours.iter().zip(&row.theirs).map(|(ours, theirs)| ours / theirs);
-        let lowest = ratios().fold(f64::INFINITY, f64::min);
-        let highest = ratios().fold(0.0, f64::max);
-        text += &line(&[
-            &row.workload,
-            &row.peer,
-            &format!("{} {}", short(median(&row.ours)), row.unit),
-            &format!("{} {}", short(median(&row.theirs)), row.unit),
-            &short(row.ratio()),
-            &format!("{}, {}", short(lowest), short(highest)),
-            &goal(row),
-        ]);
+impl Figure {
+    fn reached(&self) -> Option<bool> {
+        // As it is shown: what is 0.00 has reached 0.
+        self.goal.map(|goal| (self.value * 100.0).round() <= goal * 100.0)
     }
-    text += "\n| what | procsig | goal |\n| --- | --- | --- |\n";
-    for figure in figures {
-        let goal = figure.goal.map_or(String::new(), |goal| {
-            let reached = if figure.value <= goal { "reached" } else { "**not reached**" };
-            format!("at most {}: {reached}", short(goal))
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default)]
+pub struct Results {
+    /// On what, how often.
+    pub conditions: String,
+    pub rows: Vec<Row>,
+    pub figures: Vec<Figure>,
+}
+
+impl Results {
+    /// In the order in which they were measured.
+    fn sections(&self) -> Vec<&'static str> {
+        let mut sections = Vec::new();
+        let all = self.rows.iter().map(|row| row.section);
+        for section in all.chain(self.figures.iter().map(|figure| figure.section)) {
+            if !sections.contains(&section) {
+                sections.push(section);
+            }
+        }
+        sections
+    }
+
+    /// Tables in Markdown, one for each section.
+    pub fn tables(&self) -> String {
+        let mut text = format!("{}\n", self.conditions);
+        for section in self.sections() {
+            text += &format!("\n### {section}\n");
+            let rows: Vec<&Row> = self.rows.iter().filter(|it| it.section == section).collect();
+            if !rows.is_empty() {
+                text += "\n| what | beside | procsig | the other | procsig / the other | lowest, \
+                         highest | goal |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+            }
+            rows.into_iter().for_each(|row| text += &contest(row));
+            let figures: Vec<&Figure> =
+                self.figures.iter().filter(|it| it.section == section).collect();
+            if !figures.is_empty() {
+                text += "\n| what | measured | goal |\n| --- | --- | --- |\n";
+            }
+            figures.into_iter().for_each(|it| text += &single(it));
+        }
+        text + &self.goals()
+    }
+
+    fn goals(&self) -> String {
+        let rows = self.rows.iter().map(|row| {
+            (format!("{}, beside {}: {}", row.workload, row.peer, goal(row)), row.reached())
         });
-        let value = format!("{} {}", short(figure.value), figure.unit);
-        text += &line(&[&figure.workload, &value, &goal]);
+        let figures = self.figures.iter().map(|it| (it.what.clone(), it.reached()));
+        let goals: Vec<(String, bool)> =
+            rows.chain(figures).filter_map(|(what, reached)| Some((what, reached?))).collect();
+        let missed: Vec<&str> =
+            goals.iter().filter(|goal| !goal.1).map(|goal| goal.0.as_str()).collect();
+        let mut text =
+            format!("\n{} of {} goals are reached.", goals.len() - missed.len(), goals.len());
+        if !missed.is_empty() {
+            text += &format!(" Not reached:\n\n- {}", missed.join("\n- "));
+        }
+        text + "\n"
     }
-    text
+
+    /// Each round of each contest, for other programs: a line each, with tabs in between.
+    pub fn raw(&self) -> String {
+        let mut text = "section\twhat\tbeside\tunit\tround\tprocsig\tother\n".to_string();
+        for row in &self.rows {
+            for (round, (ours, theirs)) in row.ours.iter().zip(&row.theirs).enumerate() {
+                let (what, unit) = (&row.workload, row.measure.unit);
+                text += &format!(
+                    "{}\t{what}\t{}\t{unit}\t{}\t{ours}\t{theirs}\n",
+                    row.section,
+                    row.peer,
+                    round + 1
+                );
+            }
+        }
+        for it in &self.figures {
+            text += &format!("{}\t{}\t\t{}\t1\t{}\t\n", it.section, it.what, it.unit, it.value);
+        }
+        text
+    }
+}
+
+fn contest(row: &Row) -> String {
+    let lowest = row.ratios().into_iter().fold(f64::INFINITY, f64::min);
+    let highest = row.ratios().into_iter().fold(0.0, f64::max);
+    let unit = row.measure.unit;
+    line(&[
+        &row.workload,
+        &row.peer,
+        &quantity(median(&row.ours), unit),
+        &quantity(median(&row.theirs), unit),
+        &short(row.ratio()),
+        &format!("{}, {}", short(lowest), short(highest)),
+        &goal(row),
+    ])
+}
+
+fn single(figure: &Figure) -> String {
+    let goal = figure.goal.map_or(String::new(), |goal| {
+        format!("at most {}: {}", quantity(goal, figure.unit), word(figure.reached()))
+    });
+    line(&[&figure.what, &quantity(figure.value, figure.unit), &goal])
 }
 
 fn line(cells: &[&str]) -> String {
@@ -48,71 +128,90 @@ fn line(cells: &[&str]) -> String {
 }
 
 fn goal(row: &Row) -> String {
-    let Some(goal) = row.goal else { return String::new() };
-    let limit = if row.better == Better::Higher { "at least" } else { "at most" };
-    let reached = if row.reached() == Some(true) { "reached" } else { "**not reached**" };
-    format!("{limit} {}: {reached}", short(goal))
+    let Some(goal) = row.measure.goal else { return String::new() };
+    let limit = if row.measure.better == Better::Higher { "at least" } else { "at most" };
+    format!("{limit} {}: {}", short(goal), word(row.reached()))
+}
+
+fn word(reached: Option<bool>) -> &'static str {
+    if reached == Some(true) { "reached" } else { "**not reached**" }
+}
+
+/// Seconds in the unit in which they are read most easily.
+fn quantity(value: f64, unit: &str) -> String {
+    match unit {
+        "s" if value < 0.1 => format!("{} ms", short(value * 1e3)),
+        "KiB" if value >= 10_000.0 => format!("{} MiB", short(value / 1024.0)),
+        _ => format!("{} {unit}", short(value)),
+    }
 }
 
 /// Three digits.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let digits = match value.abs() {
         it if it >= 100.0 => 0,
         it if it >= 10.0 => 1,
-        it if it >= 1.0 => 2,
-        _ => 3,
+        it if (0.0005..1.0).contains(&it) => 3,
+        _ => 2,
     };
     format!("{value:.digits$}")
 }
 
-/// Width of the picture, and of its parts, in pixels.
-const WIDTH: f64 = 760.0;
-const LABELS: f64 = 330.0;
-const BAR: f64 = 16.0;
-const GAP: f64 = 10.0;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contest::Measure;
 
-/// A bar for each contest: how many times as fast procsig was. The line is where both are the same.
-pub fn picture(rows: &[Row]) -> String {
-    let times = |row: &Row| match row.better {
-        Better::Higher => row.ratio(),
-        Better::Lower => 1.0 / row.ratio(),
-    };
-    // From a tenth to what the largest needs, each factor of ten as wide.
-    let decades = rows.iter().map(times).fold(10.0, f64::max).log10().ceil();
-    let x = |value: f64| {
-        let place = (value.clamp(0.1, 10f64.powf(decades)).log10() + 1.0) / (decades + 1.0);
-        LABELS + place * (WIDTH - LABELS - 60.0)
-    };
-    let height = rows.len() as f64 * (BAR + GAP) + 50.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" \
-         fill=\"white\"/>\n<text x=\"10\" y=\"20\" font-weight=\"bold\">procsig is so many times \
-         as fast as</text>\n"
-    );
-    for (index, row) in rows.iter().enumerate() {
-        let y = 35.0 + index as f64 * (BAR + GAP);
-        let (from, to) = (x(1.0).min(x(times(row))), x(1.0).max(x(times(row))));
-        let colour = if times(row) >= 1.0 { "#2a7f62" } else { "#b5651d" };
-        svg += &format!(
-            "<text x=\"10\" y=\"{}\">{}</text>\n<rect x=\"{from:.1}\" y=\"{y}\" width=\"{:.1}\" \
-             height=\"{BAR}\" fill=\"{colour}\"/>\n<text x=\"{:.1}\" y=\"{}\">{}</text>\n",
-            y + 13.0,
-            escape(&format!("{}: {}", row.workload, row.peer)),
-            (to - from).max(1.0),
-            to + 5.0,
-            y + 13.0,
-            short(times(row)),
-        );
+    fn results() -> Results {
+        let row = |section, goal| Row {
+            section,
+            workload: "records".into(),
+            peer: "pipes".into(),
+            measure: Measure::rate(goal),
+            ours: vec![3.0, 4.0, 5.0],
+            theirs: vec![2.0, 2.0, 2.0],
+        };
+        let figure = |value, goal| Figure {
+            section: "Idle",
+            what: format!("wake-ups {value}"),
+            value,
+            unit: "/s",
+            goal,
+        };
+        Results {
+            conditions: "Somewhere.".into(),
+            rows: vec![row("In memory", Some(2.0)), row("On disk", Some(2.1))],
+            figures: vec![figure(0.001, Some(0.0)), figure(0.5, Some(0.0)), figure(7.0, None)],
+        }
     }
-    svg += &format!(
-        "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"30\" y2=\"{1}\" stroke=\"black\"/>\n</svg>\n",
-        x(1.0),
-        height - 12.0
-    );
-    svg
-}
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    #[test]
+    fn a_table_has_medians_ratios_and_what_is_not_reached() {
+        let text = results().tables();
+        let row = "| records | pipes | 4.00 M/s | 2.00 M/s | 2.00 | 1.50, 2.50 | at least 2.00: reached |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("at least 2.10: **not reached**"), "{text}");
+        assert!(
+            text.contains("| wake-ups 0.001 | 0.001 /s | at most 0.00 /s: reached |"),
+            "{text}"
+        );
+        assert!(text.contains("2 of 4 goals are reached. Not reached:"), "{text}");
+        let in_order = ["Somewhere.", "### In memory", "### On disk", "### Idle"];
+        let places: Vec<_> = in_order.iter().map(|part| text.find(part).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn every_round_is_there_for_other_programs() {
+        let text = results().raw();
+        assert!(text.contains("In memory\trecords\tpipes\tM/s\t2\t4\t2\n"), "{text}");
+        assert_eq!(text.lines().count(), 1 + 6 + 3);
+    }
+
+    #[test]
+    fn quantities_are_short() {
+        let shown = [(0.0123, "s"), (1.5, "s"), (20_480.0, "KiB"), (0.0, "/s"), (123.4, "µs")];
+        let shown = shown.map(|(value, unit)| quantity(value, unit));
+        assert_eq!(shown, ["12.3 ms", "1.50 s", "20.0 MiB", "0.00 /s", "123 µs"]);
+    }
 }

@@ -1,19 +1,16 @@
 //! From the signal to the end of the last process.
 
-use crate::processes::{Running, idle_daemon};
+use crate::processes::{Running, idle_daemon, name, tree, wait_until};
 use rustix::process::Signal;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::Duration;
 
 /// Workers, or services.
 pub const WORKERS: usize = 4;
-
-/// Records that wait when the stop is asked for.
-pub const PENDING: u64 = 1_000_000;
 
 /// Seconds to stop a pipeline that has nothing to do.
 ///
@@ -24,17 +21,32 @@ pub fn procsig(folder: &Path) -> io::Result<f64> {
     idle_daemon(folder.path(), WORKERS)?.stop(Signal::TERM)
 }
 
+/// A process that waits for the signal, ends as many others, and waits for their ends.
+///
+/// # Errors
+/// What the system says.
+pub fn bare(_: &Path) -> io::Result<f64> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bare", &WORKERS.to_string(), "wait"]).stdout(Stdio::piped());
+    let mut main = command.spawn()?;
+    let mut said = main.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    io::Read::read_exact(&mut said, &mut [0])?;
+    Running::of(main)?.stop(Signal::TERM)
+}
+
 /// s6's supervisor with as many services that do nothing.
 ///
 /// # Errors
 /// What the system says.
 pub fn s6(folder: &Path) -> io::Result<f64> {
     let folder = tempfile::tempdir_in(folder)?;
-    services(folder.path())?;
-    let mut command = Command::new("s6-svscan");
-    command.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Each service has a supervisor of its own.
-    Running::start(&mut command, 1 + 2 * WORKERS)?.stop(Signal::TERM)
+    start_s6(folder.path())?.stop(Signal::TERM)
+}
+
+/// # Errors
+/// If it does not get ready.
+pub fn start_s6(folder: &Path) -> io::Result<Running> {
+    start_services("s6-svscan", folder)
 }
 
 /// runit's likewise; HUP is its signal to stop its services.
@@ -43,13 +55,13 @@ pub fn s6(folder: &Path) -> io::Result<f64> {
 /// What the system says.
 pub fn runit(folder: &Path) -> io::Result<f64> {
     let folder = tempfile::tempdir_in(folder)?;
-    services(folder.path())?;
-    let mut command = Command::new("runsvdir");
-    command.arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    Running::start(&mut command, 1 + 2 * WORKERS)?.stop(Signal::HUP)
+    let running = start_services("runsvdir", folder.path())?;
+    // It does not stop a service that is younger than a second before it is that old.
+    std::thread::sleep(Duration::from_millis(1200));
+    running.stop(Signal::HUP)
 }
 
-fn services(folder: &Path) -> io::Result<()> {
+fn start_services(supervisor: &str, folder: &Path) -> io::Result<Running> {
     for service in 0..WORKERS {
         let service = folder.join(format!("service{service}"));
         fs::create_dir(&service)?;
@@ -57,73 +69,12 @@ fn services(folder: &Path) -> io::Result<()> {
         fs::write(&run, "#!/bin/sh\nexec sleep 1000\n")?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
     }
-    Ok(())
-}
-
-/// Seconds to stop a pipeline in which so many records wait to be written.
-///
-/// # Errors
-/// If one of them is not in the output.
-pub fn with_pending(folder: &Path) -> io::Result<f64> {
-    let folder = tempfile::tempdir_in(folder)?;
-    let output = folder.path().join("out.jsonl");
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("pending").arg(&output).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut running = Running::start(&mut command, 3)?;
-    // It says so when all are published.
-    let mut said = running.main.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    io::Read::read_exact(&mut said, &mut [0])?;
-    let written = fs::metadata(&output)?.len();
-    if written != 0 {
-        return Err(io::Error::other(format!("{written} bytes were written before the stop")));
-    }
-    let took = running.stop(Signal::TERM)?;
-    crate::record::verify(&output, 1, PENDING)?;
-    Ok(took)
-}
-
-/// Seconds to write as many bytes to a file and to the disk.
-///
-/// # Errors
-/// What the system says.
-pub fn disk(folder: &Path) -> io::Result<f64> {
-    let block: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
-    let began = Instant::now();
-    let mut file = tempfile::tempfile_in(folder)?;
-    for _ in 0..PENDING * 105 / block.len() as u64 {
-        io::Write::write_all(&mut file, &block)?;
-    }
-    file.sync_data()?;
-    Ok(began.elapsed().as_secs_f64())
-}
-
-/// A pipeline that publishes its records, says so, and writes them when it is stopped.
-pub fn pending(output: &Path) -> std::process::ExitCode {
-    use procsig::{Emitter, Pipeline, Stop, config};
-    use std::io::Write;
-    use std::time::Duration;
-    let never = Duration::from_secs(3600);
-    let produce = move |stop: &Stop, out: &mut Emitter<'_, crate::record::Record>| {
-        for number in 0..PENDING {
-            out.emit(&crate::record::Record::of(0, number))?;
-        }
-        io::stdout().write_all(b".").and_then(|()| io::stdout().flush())?;
-        while !stop.wait(never) {}
-        Ok(())
-    };
-    Pipeline::new("pending")
-        .producer("p", produce)
-        .sink(procsig::sink::json_lines(output))
-        .flush(config::Buffer {
-            flush_records: u64::MAX,
-            flush_bytes: u64::MAX,
-            flush_after: never,
-        })
-        .shutdown(config::Shutdown {
-            deadline: Duration::from_secs(60),
-            flush_reserve: Duration::from_secs(50),
-        })
-        .spool(config::Spool { lane: Some(256 << 20), ..config::Spool::default() })
-        .run()
-        .into()
+    let mut command = Command::new(supervisor);
+    let main = command.arg(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    // Each service has a supervisor of its own.
+    wait_until("services", || {
+        let asleep = |pid: &&u32| name(**pid) == "sleep";
+        Ok(tree(main.id()).iter().filter(asleep).count() == WORKERS)
+    })?;
+    Running::of(main)
 }

@@ -10,16 +10,19 @@ use std::path::Path;
 /// Whole pages, as large as the second-level cache takes well.
 const BLOCK: usize = 512 << 10;
 
+/// If `sync`, the file is forced to the disk before the end, as procsig does it.
+///
 /// # Errors
 /// What the system says.
-pub fn run(task: &Task) -> io::Result<()> {
-    File::create(&task.output)?;
+pub fn run(task: &Task, sync: bool) -> io::Result<()> {
+    let file = File::create(&task.output)?;
     let output = task.output.display().to_string();
     let producers = (0..task.producers).map(|producer| {
         let arguments = [producer.to_string(), task.records.to_string(), output.clone()];
         producer_process("append", &arguments)?.spawn()
     });
-    wait_for(producers.collect::<io::Result<_>>()?)
+    wait_for(producers.collect::<io::Result<_>>()?)?;
+    if sync { file.sync_data() } else { Ok(()) }
 }
 
 /// # Errors

@@ -2,10 +2,12 @@
 
 pub mod append;
 pub mod crossbeam;
+#[cfg(feature = "iceoryx2")]
 pub mod iceoryx;
 pub mod ipc;
 pub mod pipes;
 pub mod procsig;
+pub mod scripts;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,11 +1,17 @@
-//! Processes and a pipe each, through which a producer sends blocks that it has encoded.
+//! Processes and a pipe each, through which a producer sends blocks that it has encoded. And a
+//! producer for loggers, all of which write into one pipe.
 
 use super::{BLOCK, Task, producer_process, wait_for};
 use crate::record::Record;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
+
+/// What a pipe takes in one piece, see pipe(7).
+const PIPE_BUF: usize = 4096;
 
 /// # Errors
 /// What the system says.
@@ -64,16 +70,40 @@ fn pass_on(pipe: &mut impl Read, bytes: &mut Vec<u8>, file: &mut File) -> io::Re
 /// # Errors
 /// What the system says.
 pub fn produce(producer: u64, records: u64) -> io::Result<()> {
-    let mut pipe = io::stdout().lock();
-    let mut block = Vec::with_capacity(BLOCK + 256);
+    write_blocks(&mut unbuffered_stdout()?, BLOCK + 256, producer, records)
+}
+
+/// For a pipe that several producers write to: what is no longer than `PIPE_BUF` is not torn apart.
+///
+/// # Errors
+/// What the system says.
+pub fn produce_lines(producer: u64, records: u64) -> io::Result<()> {
+    write_blocks(&mut unbuffered_stdout()?, PIPE_BUF, producer, records)
+}
+
+/// For loggers that listen on a Unix socket.
+///
+/// # Errors
+/// What the system says.
+pub fn produce_to_socket(producer: u64, records: u64, socket: &Path) -> io::Result<()> {
+    write_blocks(&mut UnixStream::connect(socket)?, BLOCK + 256, producer, records)
+}
+
+/// Writes whole lines, at most so many bytes at a time.
+fn write_blocks(out: &mut impl Write, most: usize, producer: u64, records: u64) -> io::Result<()> {
+    let mut block = Vec::with_capacity(most + 256);
     for number in 0..records {
+        let whole = block.len();
         Record::of(producer, number).encode(&mut block);
-        if block.len() >= BLOCK {
-            // Stdout is line-buffered, but passes on what is longer than its buffer.
-            pipe.write_all(&block)?;
-            block.clear();
+        if block.len() > most {
+            out.write_all(&block[..whole])?;
+            block.drain(..whole);
         }
     }
-    pipe.write_all(&block)?;
-    pipe.flush()
+    out.write_all(&block)
+}
+
+/// Standard output without the buffer of the library, which tears blocks apart.
+fn unbuffered_stdout() -> io::Result<File> {
+    Ok(File::from(rustix::io::dup(io::stdout())?))
 }
