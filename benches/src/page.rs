@@ -5,6 +5,8 @@ use std::io;
 
 const BEGIN: &str = "<!-- measured: written by benches/run.sh --docs -->";
 const END: &str = "<!-- measured until here -->";
+/// It stands beside the page.
+const PICTURE: &str = "![procsig beside others](performance.svg)";
 
 /// The page with these tables in place of those that it had.
 ///
@@ -13,7 +15,7 @@ const END: &str = "<!-- measured until here -->";
 pub fn with(page: &str, tables: &str) -> io::Result<String> {
     let (before, rest) = page.split_once(BEGIN).ok_or_else(|| missing(BEGIN))?;
     let (_, after) = rest.split_once(END).ok_or_else(|| missing(END))?;
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", tables.trim()))
+    Ok(format!("{before}{BEGIN}\n\n{PICTURE}\n\n{}\n\n{END}{after}", tables.trim()))
 }
 
 fn missing(mark: &str) -> io::Error {
@@ -28,7 +30,7 @@ mod tests {
     fn tables_are_replaced_and_all_else_stays() {
         let page = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nProse.\n");
         let once = with(&page, "new\n").unwrap();
-        assert_eq!(once, format!("# Title\n\n{BEGIN}\n\nnew\n\n{END}\n\nProse.\n"));
+        assert_eq!(once, format!("# Title\n\n{BEGIN}\n\n{PICTURE}\n\nnew\n\n{END}\n\nProse.\n"));
         assert_eq!(with(&once, "new\n").unwrap(), once);
     }
 

@@ -25,36 +25,26 @@ impl Figure {
 pub struct Results {
     /// On what, how often.
     pub conditions: String,
+    /// In the order in which they are shown.
+    pub sections: Vec<&'static str>,
     pub rows: Vec<Row>,
     pub figures: Vec<Figure>,
 }
 
 impl Results {
-    /// In the order in which they were measured.
-    fn sections(&self) -> Vec<&'static str> {
-        let mut sections = Vec::new();
-        let all = self.rows.iter().map(|row| row.section);
-        for section in all.chain(self.figures.iter().map(|figure| figure.section)) {
-            if !sections.contains(&section) {
-                sections.push(section);
-            }
-        }
-        sections
-    }
-
     /// Tables in Markdown, one for each section.
     pub fn tables(&self) -> String {
         let mut text = format!("{}\n", self.conditions);
-        for section in self.sections() {
+        for section in &self.sections {
             text += &format!("\n### {section}\n");
-            let rows: Vec<&Row> = self.rows.iter().filter(|it| it.section == section).collect();
+            let rows: Vec<&Row> = self.rows.iter().filter(|it| it.section == *section).collect();
             if !rows.is_empty() {
                 text += "\n| what | beside | procsig | the other | procsig / the other | lowest, \
                          highest | goal |\n| --- | --- | --- | --- | --- | --- | --- |\n";
             }
             rows.into_iter().for_each(|row| text += &contest(row));
             let figures: Vec<&Figure> =
-                self.figures.iter().filter(|it| it.section == section).collect();
+                self.figures.iter().filter(|it| it.section == *section).collect();
             if !figures.is_empty() {
                 text += "\n| what | measured | goal |\n| --- | --- | --- |\n";
             }
@@ -65,9 +55,15 @@ impl Results {
 
     fn goals(&self) -> String {
         let rows = self.rows.iter().map(|row| {
-            (format!("{}, beside {}: {}", row.workload, row.peer, goal(row)), row.reached())
+            let ratio = short(row.ratio());
+            let what =
+                format!("{}, beside {}: {ratio}, not {}", row.workload, row.peer, limit(row));
+            (what, row.reached())
         });
-        let figures = self.figures.iter().map(|it| (it.what.clone(), it.reached()));
+        let figures = self.figures.iter().map(|figure| {
+            let value = quantity(figure.value, figure.unit);
+            (format!("{}: {value}", figure.what), figure.reached())
+        });
         let goals: Vec<(String, bool)> =
             rows.chain(figures).filter_map(|(what, reached)| Some((what, reached?))).collect();
         let missed: Vec<&str> =
@@ -128,9 +124,16 @@ fn line(cells: &[&str]) -> String {
 }
 
 fn goal(row: &Row) -> String {
-    let Some(goal) = row.measure.goal else { return String::new() };
+    match row.reached() {
+        Some(_) => format!("{}: {}", limit(row), word(row.reached())),
+        None => String::new(),
+    }
+}
+
+/// What the ratio should be, if there is a goal.
+fn limit(row: &Row) -> String {
     let limit = if row.measure.better == Better::Higher { "at least" } else { "at most" };
-    format!("{limit} {}: {}", short(goal), word(row.reached()))
+    row.measure.goal.map_or(String::new(), |goal| format!("{limit} {}", short(goal)))
 }
 
 fn word(reached: Option<bool>) -> &'static str {
@@ -180,6 +183,7 @@ mod tests {
         };
         Results {
             conditions: "Somewhere.".into(),
+            sections: vec!["In memory", "Idle", "On disk"],
             rows: vec![row("In memory", Some(2.0)), row("On disk", Some(2.1))],
             figures: vec![figure(0.001, Some(0.0)), figure(0.5, Some(0.0)), figure(7.0, None)],
         }
@@ -195,8 +199,9 @@ mod tests {
             text.contains("| wake-ups 0.001 | 0.001 /s | at most 0.00 /s: reached |"),
             "{text}"
         );
-        assert!(text.contains("2 of 4 goals are reached. Not reached:"), "{text}");
-        let in_order = ["Somewhere.", "### In memory", "### On disk", "### Idle"];
+        assert!(text.contains("2 of 4 goals are reached. Not reached:\n\n- "), "{text}");
+        assert!(text.contains("- records, beside pipes: 2.00, not at least 2.10\n"), "{text}");
+        let in_order = ["Somewhere.", "### In memory", "### Idle", "### On disk"];
         let places: Vec<_> = in_order.iter().map(|part| text.find(part).unwrap()).collect();
         assert!(places.is_sorted(), "{text}");
     }

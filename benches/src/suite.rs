@@ -59,7 +59,8 @@ const WORKLOADS: [(&str, Workload); 8] = [
 
 struct Suite {
     plan: Plan,
-    section: &'static str,
+    /// The last one is being measured.
+    sections: Vec<&'static str>,
     rows: Vec<Row>,
     figures: Vec<Figure>,
 }
@@ -75,7 +76,7 @@ pub fn run(plan: Plan) -> io::Result<Results> {
         return Err(io::Error::other(format!("no workload {name:?}; there are {known}")));
     }
     let before = machine::load();
-    let mut suite = Suite { plan, section: "", rows: Vec::new(), figures: Vec::new() };
+    let mut suite = Suite { plan, sections: Vec::new(), rows: Vec::new(), figures: Vec::new() };
     for (name, workload) in WORKLOADS {
         if suite.plan.workloads.is_empty() || suite.plan.workloads.iter().any(|it| it == name) {
             eprintln!("== {name}");
@@ -83,10 +84,19 @@ pub fn run(plan: Plan) -> io::Result<Results> {
         }
     }
     let conditions = machine::conditions(&suite.plan, &before);
-    Ok(Results { conditions, rows: suite.rows, figures: suite.figures })
+    let Suite { sections, rows, figures, .. } = suite;
+    Ok(Results { conditions, sections, rows, figures })
 }
 
 impl Suite {
+    fn begin(&mut self, section: &'static str) {
+        self.sections.push(section);
+    }
+
+    fn section(&self) -> &'static str {
+        self.sections.last().copied().unwrap_or_default()
+    }
+
     fn contest(
         &mut self,
         workload: &str,
@@ -108,7 +118,7 @@ impl Suite {
         ours: Vec<f64>,
         theirs: Vec<f64>,
     ) {
-        let (workload, peer, section) = (workload.to_string(), peer.to_string(), self.section);
+        let (workload, peer, section) = (workload.to_string(), peer.to_string(), self.section());
         let row = Row { section, workload, peer, measure, ours, theirs };
         eprintln!("{} beside {}: {:.3}", row.workload, row.peer, row.ratio());
         self.rows.push(row);
@@ -117,7 +127,7 @@ impl Suite {
     fn figure(&mut self, what: &str, value: f64, unit: &'static str, goal: Option<f64>) {
         eprintln!("{what}: {value:.3} {unit}");
         self.figures.push(Figure {
-            section: self.section,
+            section: self.section(),
             what: what.to_string(),
             value,
             unit,
@@ -135,7 +145,7 @@ impl Suite {
     }
 
     fn memory(&mut self) -> io::Result<()> {
-        self.section = "Records to a file in memory";
+        self.begin("Records to a file in memory");
         let (folder, records) = (self.plan.memory.clone(), self.plan.scale.records);
         let workload = format!("{PRODUCERS} × {} records", grouped(records));
         let mut ours = || carry(&folder, "procsig", PRODUCERS, records);
@@ -160,7 +170,7 @@ impl Suite {
     }
 
     fn disk(&mut self) -> io::Result<()> {
-        self.section = "Records to a file on a disk";
+        self.begin("Records to a file on a disk");
         let (folder, records) = (self.plan.disk.clone(), self.plan.scale.records);
         let workload = format!("{PRODUCERS} × {} records", grouped(records));
         let mut ours = || carry(&folder, "procsig", PRODUCERS, records);
@@ -172,7 +182,7 @@ impl Suite {
     }
 
     fn commands(&mut self) -> io::Result<()> {
-        self.section = "A command for each job";
+        self.begin("A command for each job");
         let (folder, count) = (self.plan.disk.clone(), self.plan.scale.commands);
         let commands = commands::Commands { folder: &folder, count };
         commands.prepare()?;
@@ -193,7 +203,7 @@ impl Suite {
     }
 
     fn stop(&mut self) -> io::Result<()> {
-        self.section = "Stop, from the signal to the end of the last process";
+        self.begin("Stop, from the signal to the end of the last process");
         let (folder, records) = (self.plan.disk.clone(), self.plan.scale.pending);
         type Peer = (&'static str, fn(&Path) -> io::Result<f64>, Option<f64>);
         let peers: [Peer; 3] = [
@@ -216,7 +226,7 @@ impl Suite {
     }
 
     fn recovery(&mut self) -> io::Result<()> {
-        self.section = "Start after everything was killed";
+        self.begin("Start after everything was killed");
         let folder = self.plan.disk.clone();
         for mib in self.plan.scale.killed_mib {
             let records = (mib << 20) / LINE;
@@ -245,7 +255,7 @@ impl Suite {
     }
 
     fn idle(&mut self) -> io::Result<()> {
-        self.section = "Idle";
+        self.begin("Idle");
         let watched = self.plan.scale.watched;
         let idle = idle::procsig(&self.plan.disk, watched)?;
         let seconds = watched.as_secs_f64();
@@ -262,7 +272,7 @@ impl Suite {
     }
 
     fn latency(&mut self) -> io::Result<()> {
-        self.section = "Latency, from emit to the line in the file";
+        self.begin("Latency, from emit to the line in the file");
         let (folder, count) = (self.plan.disk.clone(), self.plan.scale.latencies);
         for loaded in [false, true] {
             let _load = loaded.then(latency::Load::start).transpose()?;
@@ -286,7 +296,7 @@ impl Suite {
     }
 
     fn growth(&mut self) -> io::Result<()> {
-        self.section = "Growth";
+        self.begin("Growth");
         let Scale { records, producers, workers, threads, jobs, .. } = self.plan.scale;
         let (memory, disk) = (self.plan.memory.clone(), self.plan.disk.clone());
         let two = || carry(&memory, "procsig", PRODUCERS, records);

@@ -23,6 +23,11 @@ fn every_workload_runs_every_output_is_complete_and_the_page_shows_it() {
         .expect("it starts");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{said}");
+    // What CI installs is there; elsewhere peers may be missing, and are skipped by name.
+    let skipped: Vec<_> =
+        said.lines().filter(|line| line.ends_with("is not here: skipped")).collect();
+    assert!(skipped.is_empty() || std::env::var_os("CI").is_none(), "{skipped:?}");
+    skipped.iter().for_each(|line| println!("{line}"));
 
     let page = std::fs::read_to_string(&page).expect("the page");
     for row in [
