@@ -78,7 +78,10 @@ pub mod guide {}
 
 pub use daemon::Daemon;
 pub use error::{Error, ExitCode, Mistakes};
+// For `tests/instructions.sh` only.
 pub use flow::balance::Balance;
+#[cfg(costs)]
+pub use flow::costs;
 pub use flow::emitter::Emitter;
 pub use flow::job::{Job, JobError};
 pub use pipeline::sink::Sink;

@@ -11,6 +11,8 @@
 pub(crate) mod about;
 pub(crate) mod balance;
 pub(crate) mod buffer;
+#[cfg(costs)]
+pub mod costs;
 pub(crate) mod emitter;
 pub(crate) mod format;
 pub(crate) mod job;
