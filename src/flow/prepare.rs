@@ -13,7 +13,7 @@ use super::queue::settle::Orphan;
 use super::queue::spool::{Spool, directory_of};
 use super::rebuild::{Plan, rebuild};
 use super::sink::file::FileSink;
-use super::sink::{Batch, Position, Sink, Sinks};
+use super::sink::{self, Batch, Position, Sink, Sinks};
 use super::source::refill::{refill, settle_slots};
 use super::source::{directory, lines};
 use crate::config::{Config, Format, Jobs as Origin, Lines, Output, Run};
@@ -256,7 +256,7 @@ pub(crate) fn spool_path(config: &Config) -> Result<PathBuf, Error> {
     let special =
         std::fs::metadata(output).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
     // Nothing is kept beside /dev/stdout, whatever file it is today.
-    let special = special || ["/dev", "/proc"].iter().any(|top| output.starts_with(top));
+    let special = special || sink::file::is_alias(output);
     let Some(name) = output.file_name().filter(|_| !special) else {
         return Err(Error::Config(format!(
             "{}: not a regular file, so there is no place beside it for the spool: name one with \
@@ -515,6 +515,9 @@ mod tests {
             config.output.file = special.into();
             assert!(matches!(spool_path(&config), Err(Error::Config(_))), "{special}");
         }
+        config.output.file = "/dev/shm/results.jsonl".into();
+        let path = spool_path(&config).expect("a file system in memory has files as any other");
+        assert_eq!(path, Path::new("/dev/shm/.results.jsonl.spool"));
         config.output.file = "-".into();
         assert!(matches!(spool_path(&config), Err(Error::Usage(_))));
     }

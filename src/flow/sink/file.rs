@@ -33,6 +33,11 @@ use std::time::Duration;
 
 const CANT_OPEN: &str = "can't open the output";
 
+/// Does this path name what something else has open, such as `/dev/stdout`, and no file of its own?
+pub(crate) fn is_alias(path: &Path) -> bool {
+    ["/dev", "/proc"].iter().any(|top| path.starts_with(top)) && !path.starts_with("/dev/shm")
+}
+
 /// How records stand in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {

@@ -78,7 +78,7 @@ impl FileSink {
         if !self.regular {
             return refused("since it is no regular file");
         }
-        if ["/dev", "/proc"].iter().any(|top| self.path.starts_with(top)) {
+        if super::is_alias(&self.path) {
             return refused("since its name is not a file's own");
         }
         let name = self.place.file_name().map_or(0, std::ffi::OsStr::len);
