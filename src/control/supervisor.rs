@@ -271,8 +271,7 @@ impl Supervisor<'_> {
     /// Kills what the jobs of a dead worker have left behind.
     fn end_session(&mut self, session: Pid) {
         for _ in 0..SWEEPS_MAX {
-            let left = proc_fs::in_session(session.as_raw());
-            let left: Vec<_> = left.into_iter().filter(|pid| *pid != session.as_raw()).collect();
+            let left = self.left_behind(session.as_raw());
             if left.is_empty() {
                 // The number may come to be somebody else's.
                 self.sessions.remove(&session.as_raw());
@@ -283,6 +282,23 @@ impl Supervisor<'_> {
                 let _killed = process::send(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
+    }
+
+    /// What lives of a session whose leader has died: below those children of main that main has
+    /// not started itself, since main inherits who loses its parent. So nobody else's processes
+    /// need to be looked at, however many the machine has.
+    fn left_behind(&self, session: i32) -> Vec<i32> {
+        let known = |pid: i32| {
+            self.strangers.contains(&pid) || self.by_pid.contains_key(&Pid::from_raw(pid))
+        };
+        let mut left = proc_fs::children(self.main.as_raw());
+        left.retain(|pid| !known(*pid));
+        let below = |pid: &i32| proc_fs::descendants(*pid).into_iter().map(|(pid, _)| pid);
+        let all = left.iter().flat_map(below).chain(left.iter().copied());
+        let lives_there = |pid: &i32| {
+            proc_fs::stat(*pid).is_some_and(|stat| stat.session == session && !stat.ended())
+        };
+        all.filter(lives_there).collect()
     }
 
     /// Does what the lifecycle says; returns what came of it at once.

@@ -26,8 +26,11 @@ use room::write;
 use std::time::Duration;
 
 /// Bytes of a batch at the most (and one record): what is gathered at a time, written with one
-/// call, and committed.
-const BATCH_BYTES: usize = 1 << 20;
+/// call, and committed. A worker whose lane is full goes on after each, so that it waits for less
+/// than a whole lane, and what was gathered is still in the cache when it is written.
+const BATCH_BYTES: usize = 256 << 10;
+/// The same, where each batch is synced.
+const SYNCED_BATCH_BYTES: usize = 1 << 20;
 
 /// When to write and when to sync.
 #[derive(Debug, Clone, Copy)]

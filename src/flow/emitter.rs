@@ -3,7 +3,8 @@
 use super::job::JobError;
 use super::queue::frame::Kind;
 use super::queue::lane::{LaneWriter, Staged, TooLarge};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Appends a record to the bytes that the sink will write. Chosen by the sink, run in the worker,
 /// by all its threads.
@@ -25,16 +26,22 @@ enum To<'a> {
     Lane { lane: &'a dyn Publish, staged: Staged },
 }
 
-/// A lane, as the threads of its worker share it.
-pub(crate) trait Publish: Sync {
+/// A lane, as the threads of its worker share it, or as the only one has it.
+pub(crate) trait Publish {
     /// Publishes records at once, without the end of a job.
-    fn publish(&self, staged: &Staged) -> Result<(), TooLarge>;
+    fn publish(&self, staged: &mut Staged) -> Result<(), TooLarge>;
 }
 
 impl Publish for Mutex<LaneWriter<'_>> {
-    fn publish(&self, staged: &Staged) -> Result<(), TooLarge> {
+    fn publish(&self, staged: &mut Staged) -> Result<(), TooLarge> {
         // A thread that panicked with the lock has published all or nothing.
         self.lock().unwrap_or_else(PoisonError::into_inner).publish(staged, None)
+    }
+}
+
+impl Publish for RefCell<MutexGuard<'_, LaneWriter<'_>>> {
+    fn publish(&self, staged: &mut Staged) -> Result<(), TooLarge> {
+        self.borrow_mut().publish(staged, None)
     }
 }
 

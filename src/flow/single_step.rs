@@ -123,7 +123,7 @@ fn publish(spool: &Spool, writer: &mut LaneWriter<'_>, job: &Claimed) {
         round: job.round,
         result_end: jobs.result_end(job),
     };
-    writer.publish(&staged, Some(finish)).expect("room");
+    writer.publish(&mut staged, Some(finish)).expect("room");
 }
 
 fn drain(spool: &Spool, sink: &mut FileSink) {
@@ -254,7 +254,7 @@ impl World {
     fn move_on(&self, spool: &Spool, behind: u64) {
         let mut writer = open_lane(spool, 0);
         while spool.producer(0).tail.load(Ordering::Relaxed) < behind {
-            writer.publish(&filler(), None).expect("room");
+            writer.publish(&mut filler(), None).expect("room");
             drain(spool, &mut open_sink(self.place()));
         }
         Files { output: OLD.into(), ..Files::read(self.place()) }.write(self.place());

@@ -170,17 +170,12 @@ impl Mapping {
         }
     }
 
-    /// Copies a few bytes out, for a header of fixed size.
-    ///
-    /// # Panics
-    /// If the range is not inside of the mapping.
+    /// Copies a few bytes out.
+    #[cfg(test)]
     pub(crate) fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
-        let end = offset.checked_add(N);
-        assert!(end.is_some_and(|end| end <= self.len), "read outside of the mapping");
-        let mut bytes = [0; N];
-        // SAFETY: as in `append_to`.
-        unsafe { std::ptr::copy_nonoverlapping(self.base.add(offset), bytes.as_mut_ptr(), N) };
-        bytes
+        let mut bytes = Vec::new();
+        self.append_to(offset, N, &mut bytes);
+        bytes.try_into().expect("so many were asked for")
     }
 
     /// Copies bytes in.

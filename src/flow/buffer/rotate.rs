@@ -2,7 +2,7 @@
 //! [`crate::flow::queue::commit`].
 
 use super::room::{Room, is_full};
-use super::{BATCH_BYTES, Buffer};
+use super::{BATCH_BYTES, Buffer, SYNCED_BATCH_BYTES};
 use crate::error::Error;
 use crate::flow::queue::commit::{CUT, Commit};
 use crate::flow::sink::{Batch, Position, failed};
@@ -15,8 +15,9 @@ impl Buffer<'_, '_> {
     /// How much is gathered at a time: no more than fits into the file, so that it is set aside
     /// when it is nearly full, and not by a whole batch earlier.
     pub(super) fn batch_bytes(&self) -> usize {
+        let most = if self.syncs_always() { SYNCED_BATCH_BYTES } else { BATCH_BYTES };
         let room = self.sinks.output.room().map(|room| usize::try_from(room).unwrap_or(usize::MAX));
-        room.map_or(BATCH_BYTES, |room| room.clamp(1, BATCH_BYTES))
+        room.map_or(most, |room| room.clamp(1, most))
     }
 
     /// When the output is to be set aside, if no more records come.

@@ -28,7 +28,7 @@ pub(super) fn publish_job(writer: &mut LaneWriter<'_>, records: &[(Kind, &[u8])]
     }
     let result_end = AtomicU64::new(u64::MAX);
     let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
-    writer.publish(&staged, Some(finish)).expect("room");
+    writer.publish(&mut staged, Some(finish)).expect("room");
 }
 
 pub(super) fn open(path: &Path, format: &Format) -> FileSink {

@@ -90,7 +90,7 @@ pub(super) fn publish(writer: &mut LaneWriter<'_>, records: std::ops::Range<u32>
     }
     let result_end = AtomicU64::new(u64::MAX);
     let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
-    writer.publish(&staged, Some(finish)).expect("room");
+    writer.publish(&mut staged, Some(finish)).expect("room");
 }
 
 pub(super) fn expected(records: std::ops::Range<u32>) -> String {

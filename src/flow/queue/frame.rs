@@ -1,12 +1,13 @@
 //! A frame: what a lane is made of.
 //!
 //! ```text
-//! bytes  0..4   checksum (CRC-32C) of all that follows, the payload included
+//! bytes  0..4   checksum of all that follows: CRC-32C, begun with the word of length and kind, so
+//!               that the rest begins on a multiple of eight and is summed up eight bytes at a time
 //! bytes  4..8   length of the payload in bytes (low 28 bits), kind (high 4)
 //! bytes  8..16  offset of this frame in its lane, counted from the lane's beginning: a frame of an
 //!               earlier lap never passes for one of this
 //! bytes 16..24  records of this lane up to and including this frame: none is lost or doubled unseen
-//! bytes 24..    payload, padded to a multiple of 8
+//! bytes 24..    payload, padded with zeroes to a multiple of 8
 //! ```
 
 /// Bytes before the payload.
@@ -99,20 +100,6 @@ pub(crate) const fn size(payload: usize) -> usize {
 }
 
 impl Head {
-    /// The head of a frame with this payload.
-    pub(crate) fn of(kind: Kind, offset: u64, records: u64, payload: &[u8]) -> Head {
-        assert!(payload.len() <= PAYLOAD_MAX, "a payload is checked before it is published");
-        let mut head = Head { kind, len: payload.len(), offset, records, checksum: 0 };
-        head.checksum = head.sum(payload);
-        head
-    }
-
-    pub(crate) fn to_bytes(self) -> [u8; HEAD] {
-        let mut bytes = self.unsummed();
-        bytes[..4].copy_from_slice(&self.checksum.to_le_bytes());
-        bytes
-    }
-
     /// What these bytes say; `None` if no frame of ours begins like this.
     pub(crate) fn from_bytes(bytes: &[u8; HEAD]) -> Option<Head> {
         let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
@@ -127,53 +114,72 @@ impl Head {
         })
     }
 
-    /// Is this the payload that the head was made for?
-    pub(crate) fn fits(&self, payload: &[u8]) -> bool {
-        payload.len() == self.len && self.sum(payload) == self.checksum
+    /// Is this the frame that the head was made for? All of it, from the head to the padding.
+    pub(crate) fn fits(&self, frame: &[u8]) -> bool {
+        frame.len() == size(self.len)
+            && sum(kind_and_len(self.kind, self.len), frame) == self.checksum
     }
+}
 
-    fn unsummed(&self) -> [u8; HEAD] {
-        let mut bytes = [0; HEAD];
-        let kind_and_len = (self.kind as u32) << 28 | self.len as u32;
-        bytes[4..8].copy_from_slice(&kind_and_len.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.records.to_le_bytes());
-        bytes
-    }
+/// Writes the head of a frame whose payload and padding are there.
+pub(crate) fn seal(frame: &mut [u8], kind: Kind, len: usize, offset: u64, records: u64) {
+    assert!(len <= PAYLOAD_MAX, "a payload is checked before it is published");
+    assert_eq!(frame.len(), size(len), "a frame is as long as its payload says");
+    let kind_and_len = kind_and_len(kind, len);
+    frame[4..8].copy_from_slice(&kind_and_len.to_le_bytes());
+    frame[8..16].copy_from_slice(&offset.to_le_bytes());
+    frame[16..24].copy_from_slice(&records.to_le_bytes());
+    let sum = sum(kind_and_len, frame);
+    frame[..4].copy_from_slice(&sum.to_le_bytes());
+}
 
-    fn sum(&self, payload: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.unsummed()[4..]), payload)
-    }
+fn kind_and_len(kind: Kind, len: usize) -> u32 {
+    (kind as u32) << 28 | len as u32
+}
+
+fn sum(kind_and_len: u32, frame: &[u8]) -> u32 {
+    crc32c::crc32c_append(kind_and_len, &frame[8..])
+}
+
+/// A whole frame.
+#[cfg(test)]
+pub(crate) fn of(kind: Kind, offset: u64, records: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; HEAD];
+    frame.extend_from_slice(payload);
+    frame.resize(size(payload.len()), 0);
+    seal(&mut frame, kind, payload.len(), offset, records);
+    frame
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn head(frame: &[u8]) -> Option<Head> {
+        Head::from_bytes(frame[..HEAD].try_into().expect("a head"))
+    }
+
     #[test]
     fn a_head_reads_back_as_it_was_written() {
-        let head = Head::of(Kind::JobFailed, 1 << 40, 17, b"payload");
-        let read = Head::from_bytes(&head.to_bytes()).expect("a head");
-        assert_eq!(read, head);
-        assert!(read.fits(b"payload"));
+        let frame = of(Kind::JobFailed, 1 << 40, 17, b"payload");
+        let read = head(&frame).expect("a head");
+        assert_eq!(
+            (read.kind, read.len, read.offset, read.records),
+            (Kind::JobFailed, 7, 1 << 40, 17)
+        );
+        assert!(read.fits(&frame));
+        assert!(!read.fits(&frame[..24]));
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let payload = *b"some payload";
-        let bytes = Head::of(Kind::Result, 4096, 3, &payload).to_bytes();
-        for bit in 0..HEAD * 8 {
-            let mut broken = bytes;
-            broken[bit / 8] ^= 1 << (bit % 8);
-            let intact = Head::from_bytes(&broken).is_some_and(|head| head.fits(&payload));
-            assert!(!intact, "bit {bit} of the head");
+        let mut frame = of(Kind::Result, 4096, 3, b"some payload");
+        for bit in 0..frame.len() * 8 {
+            frame[bit / 8] ^= 1 << (bit % 8);
+            assert!(!head(&frame).is_some_and(|head| head.fits(&frame)), "bit {bit}");
+            frame[bit / 8] ^= 1 << (bit % 8);
         }
-        let head = Head::from_bytes(&bytes).expect("a head");
-        for bit in 0..payload.len() * 8 {
-            let mut broken = payload;
-            broken[bit / 8] ^= 1 << (bit % 8);
-            assert!(!head.fits(&broken), "bit {bit} of the payload");
-        }
+        assert!(head(&frame).is_some_and(|head| head.fits(&frame)));
     }
 
     #[test]

@@ -20,18 +20,22 @@
 
 use super::bell;
 use super::ends;
-use super::frame::{self, HEAD, Head, JobEnd, Kind};
+use super::frame::{self, HEAD, JobEnd, Kind};
 use super::spool::Spool;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::mmap::Mapping;
 use std::io;
 
-/// Records of a job, in the memory of the thread that runs it, until they are published as one.
+/// Records of a job, in the memory of the thread that runs it, until they are published as one:
+/// frames as they will stand in the lane, but for their heads.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
-    bytes: Vec<u8>,
-    /// Kind of each record and where it ends in `bytes`.
+    frames: Vec<u8>,
+    /// Kind of each record and the length of its payload.
     records: Vec<(Kind, usize)>,
+    /// Bytes of all payloads, and of the longest.
+    len: usize,
+    longest: usize,
 }
 
 impl Staged {
@@ -41,40 +45,31 @@ impl Staged {
         kind: Kind,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let before = self.bytes.len();
-        if let Err(error) = encode(&mut self.bytes) {
-            self.bytes.truncate(before);
+        let begin = self.frames.len();
+        self.frames.extend_from_slice(&[0; HEAD]);
+        if let Err(error) = encode(&mut self.frames) {
+            self.frames.truncate(begin);
             return Err(error);
         }
-        self.records.push((kind, self.bytes.len()));
+        let len = self.frames.len() - begin - HEAD;
+        // Of a fixed length, so that no call is made for a few bytes.
+        self.frames.extend_from_slice(&[0; frame::ALIGN]);
+        self.frames.truncate(begin + frame::size(len));
+        self.records.push((kind, len));
+        self.len += len;
+        self.longest = self.longest.max(len);
         Ok(())
     }
 
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
+        self.frames.clear();
         self.records.clear();
+        (self.len, self.longest) = (0, 0);
     }
 
     /// Bytes of all records.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The records, in order.
-    fn iter(&self) -> impl Iterator<Item = (Kind, &[u8])> {
-        let mut start = 0;
-        self.records.iter().map(move |(kind, end)| {
-            let payload = &self.bytes[start..*end];
-            start = *end;
-            (*kind, payload)
-        })
-    }
-
-    /// Bytes that the records take in a lane, and the longest of their payloads.
-    fn size(&self) -> (usize, usize) {
-        self.iter().fold((0, 0), |(size, longest), (_, payload)| {
-            (size + frame::size(payload.len()), longest.max(payload.len()))
-        })
+        self.len
     }
 }
 
@@ -106,6 +101,10 @@ pub(crate) struct LaneWriter<'a> {
     ring: Mapping,
     capacity: usize,
     tail: u64,
+    /// Where the tail is in the ring.
+    place: usize,
+    /// Up to here there was room at the last look.
+    room: u64,
     /// Records published so far.
     records: u64,
 }
@@ -122,7 +121,8 @@ impl<'a> LaneWriter<'a> {
         producer.published.store(records, Ordering::Relaxed);
         let tail = producer.tail.load(Ordering::Acquire);
         let capacity = spool.layout.geometry.lane_bytes as usize;
-        Ok(LaneWriter { spool, lane, ring, capacity, tail, records })
+        let place = (tail % capacity as u64) as usize;
+        Ok(LaneWriter { spool, lane, ring, capacity, tail, place, room: tail, records })
     }
 
     /// Bytes of the longest single record that a job may emit if it emits nothing else.
@@ -138,27 +138,35 @@ impl<'a> LaneWriter<'a> {
     /// [`TooLarge`]; then nothing was published.
     pub(crate) fn publish(
         &mut self,
-        staged: &Staged,
+        staged: &mut Staged,
         finish: Option<Finish<'_>>,
     ) -> Result<(), TooLarge> {
-        let (mut needed, longest) = staged.size();
-        if finish.is_some() {
-            needed += frame::size(JobEnd::BYTES);
-        }
-        if needed > self.capacity || longest > frame::PAYLOAD_MAX {
+        let end = finish.map_or(0, |_| frame::size(JobEnd::BYTES));
+        let needed = staged.frames.len() + end;
+        if needed > self.capacity || staged.longest > frame::PAYLOAD_MAX {
             return Err(TooLarge { needed, capacity: self.capacity });
         }
-        self.wait_for_space(needed);
+        self.make_room(needed as u64);
         let (mut tail, mut records) = (self.tail, self.records);
-        for (kind, payload) in staged.iter() {
-            let kind = if finish.is_some() { kind } else { Kind::Alone };
+        let mut rest = &mut *staged.frames;
+        for (kind, len) in &staged.records {
+            let kind = if finish.is_some() { *kind } else { Kind::Alone };
             records += u64::from(kind.is_record());
-            tail = self.write(Head::of(kind, tail, records, payload), payload);
+            let (frame, behind) = rest.split_at_mut(frame::size(*len));
+            frame::seal(frame, kind, *len, tail, records);
+            tail += frame.len() as u64;
+            rest = behind;
         }
+        self.ring.write(self.place, &staged.frames);
         if let Some(finish) = finish {
             let Finish { seq, round, .. } = finish;
+            let mut frame = [0; frame::size(JobEnd::BYTES)];
             let payload = JobEnd { seq, round, begin: self.tail }.to_bytes();
-            tail = self.write(Head::of(finish.kind, tail, records, &payload), &payload);
+            frame[HEAD..HEAD + JobEnd::BYTES].copy_from_slice(&payload);
+            frame::seal(&mut frame, finish.kind, JobEnd::BYTES, tail, records);
+            // Mapped twice in a row, the ring goes on behind its end.
+            self.ring.write(self.place + staged.frames.len(), &frame);
+            tail += frame.len() as u64;
             // Before the tail: whoever sees the tail there sees that the job is done.
             finish.result_end.store(tail, Ordering::Release);
         }
@@ -167,39 +175,38 @@ impl<'a> LaneWriter<'a> {
         Ok(())
     }
 
-    /// Copies a frame behind the tail, and says where the next one goes.
-    fn write(&self, head: Head, payload: &[u8]) -> u64 {
-        let place = (head.offset % self.capacity as u64) as usize;
-        self.ring.write(place, &head.to_bytes());
-        self.ring.write(place + HEAD, payload);
-        head.offset + frame::size(payload.len()) as u64
-    }
-
     fn advance(&mut self, tail: u64, records: u64) {
+        self.place += (tail - self.tail) as usize;
+        if self.place >= self.capacity {
+            self.place -= self.capacity;
+        }
         (self.tail, self.records) = (tail, records);
         let (producer, consumer) = (self.spool.producer(self.lane), self.spool.consumer(self.lane));
         ends::publish(producer, consumer, &self.spool.bells().buffer, tail, records);
     }
 
-    fn free_bytes(&self) -> usize {
-        let freed = ends::freed(self.spool.consumer(self.lane));
-        assert!(freed <= self.tail, "the buffer has freed what was never published");
-        let used = usize::try_from(self.tail - freed).unwrap_or(usize::MAX);
-        self.capacity.saturating_sub(used)
-    }
-
-    fn wait_for_space(&self, needed: usize) {
-        if self.free_bytes() >= needed {
+    /// Waits until there is room for so many more bytes.
+    fn make_room(&mut self, needed: u64) {
+        if self.room - self.tail >= needed || self.has_room(needed) {
             return;
         }
-        let producer = self.spool.producer(self.lane);
+        let spool = self.spool;
+        let producer = spool.producer(self.lane);
         // A waiter is a reason to flush: nobody waits for a timer.
-        producer.waiting_for.store(self.tail + needed as u64, Ordering::Release);
-        let word = self.spool.lane_bell(self.lane);
-        while self.free_bytes() < needed {
-            bell::ring(&self.spool.bells().buffer);
-            bell::sleep_unless(word, None, || self.free_bytes() >= needed);
+        producer.waiting_for.store(self.tail + needed, Ordering::Release);
+        let word = spool.lane_bell(self.lane);
+        while !self.has_room(needed) {
+            bell::ring(&spool.bells().buffer);
+            bell::sleep_unless(word, None, || self.has_room(needed));
         }
         producer.waiting_for.store(0, Ordering::Release);
+    }
+
+    /// Looks how much room there is.
+    fn has_room(&mut self, needed: u64) -> bool {
+        let freed = ends::freed(self.spool.consumer(self.lane));
+        assert!(freed <= self.tail, "the buffer has freed what was never published");
+        self.room = freed.saturating_add(self.capacity as u64).max(self.tail);
+        self.room - self.tail >= needed
     }
 }

@@ -7,7 +7,7 @@
 //!   that each role maps only its own as writable.
 //! - Offsets follow from the [`Geometry`] alone; nothing in the file is an address.
 //!
-//! # Format (version 3, all words little-endian, every region on a page of its own)
+//! # Format (version 4, all words little-endian, every region on a page of its own)
 //! ```text
 //! region      written by                what
 //! header      creator, once             magic, version, geometry, identity, fingerprint, checksum
@@ -35,7 +35,7 @@ use crate::sys::mmap::Shared;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"procsig\0");
 
 /// Version of the format. Another version's spool is refused, never guessed at.
-pub(crate) const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 4;
 
 /// Regions begin on multiples of this, on every architecture that we run on.
 pub(crate) const PAGE: usize = 4096;

@@ -155,22 +155,30 @@ impl Gathered {
         self.lost = before.lost;
     }
 
-    /// Enters a frame whose payload was appended to the results.
-    fn enter(&mut self, kind: Kind, start: usize) {
+    fn enter(&mut self, kind: Kind, payload: &[u8]) {
         match kind {
             Kind::Result | Kind::Alone => {
                 self.result_records += 1;
-                self.results.ends.push(self.results.bytes.len());
+                self.results.push(payload);
             }
             Kind::DeadLetter => {
                 self.dead_letter_records += 1;
-                self.dead_letters.push(&self.results.bytes[start..]);
-                self.results.bytes.truncate(start);
+                self.dead_letters.push(payload);
             }
-            Kind::JobDone | Kind::JobFailed => self.results.bytes.truncate(start),
+            Kind::JobDone | Kind::JobFailed => {}
         }
     }
 }
+
+/// A stretch of a lane, copied out: what is checked is what is used, whatever becomes of the lane.
+#[derive(Default)]
+struct Window {
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+/// Bytes that are copied out at a time, as far as there are so many: they stay in the cache.
+const WINDOW: u64 = 32 << 10;
 
 /// The reading end of a lane.
 pub(crate) struct LaneReader {
@@ -207,13 +215,14 @@ impl LaneReader {
         }
         // Forged heads could make us sum up the whole lane again and again: enough is enough.
         let mut budget = 8 * self.capacity;
+        let mut window = Window::default();
         while mark.offset < until && into.bytes() < bytes_max {
-            if let Some(end) = self.unit(*mark, until, into) {
+            if let Some(end) = self.unit(*mark, until, &mut window, into) {
                 *mark = end;
                 continue;
             }
             let (lane, from) = (self.lane, mark.offset);
-            mark.offset = self.find_unit(from, until, &mut budget);
+            mark.offset = self.find_unit(from, until, &mut window, &mut budget);
             let to = mark.offset;
             match into.torn.last_mut() {
                 Some(last) if (last.lane, last.to) == (lane, from) => last.to = to,
@@ -236,11 +245,17 @@ impl LaneReader {
 
     /// Gathers the unit at `mark`, and says where it ends; `None` if there is none, and then
     /// nothing was gathered.
-    fn unit(&self, mark: Mark, until: u64, into: &mut Gathered) -> Option<Mark> {
+    fn unit(
+        &self,
+        mark: Mark,
+        until: u64,
+        window: &mut Window,
+        into: &mut Gathered,
+    ) -> Option<Mark> {
         let before = into.before();
         let mut at = mark;
         loop {
-            let Some((head, start)) = self.frame(at.offset, until, &mut into.results.bytes) else {
+            let Some((head, payload)) = self.frame(at.offset, until, window) else {
                 into.back_to(&before);
                 return None;
             };
@@ -248,8 +263,9 @@ impl LaneReader {
             let missing =
                 head.records.wrapping_sub(at.records.wrapping_add(head.kind.is_record().into()));
             let job = match head.kind {
-                Kind::JobDone | Kind::JobFailed => JobEnd::from_bytes(&into.results.bytes[start..])
-                    .filter(|job| job.begin == mark.offset),
+                Kind::JobDone | Kind::JobFailed => {
+                    JobEnd::from_bytes(payload).filter(|job| job.begin == mark.offset)
+                }
                 Kind::Result | Kind::DeadLetter | Kind::Alone => None,
             };
             let fits = match head.kind {
@@ -263,7 +279,7 @@ impl LaneReader {
                 return None;
             }
             into.lost = into.lost.wrapping_add(missing.cast_signed());
-            into.enter(head.kind, start);
+            into.enter(head.kind, payload);
             at = Mark { offset: at.offset + size(&head), records: head.records };
             if let (Some(job), Some(jobs)) = (job, &mut into.jobs) {
                 jobs.push(EndedJob { round: job.round, seq: job.seq, end: at.offset });
@@ -276,45 +292,64 @@ impl LaneReader {
         }
     }
 
-    /// The frame at this offset, its payload appended to `out` from the place that is returned with
-    /// it. The payload is copied out and only then checked: the bytes that are checked are those that
-    /// are used.
-    fn frame(&self, offset: u64, until: u64, out: &mut Vec<u8>) -> Option<(Head, usize)> {
-        let left = until.saturating_sub(offset);
-        if left < HEAD as u64 {
+    /// The frame at this offset: its head and payload.
+    fn frame<'w>(
+        &self,
+        offset: u64,
+        until: u64,
+        window: &'w mut Window,
+    ) -> Option<(Head, &'w [u8])> {
+        let head = self.head(offset, until, window)?;
+        if head.offset != offset || size(&head) > until - offset || !plausible(&head) {
             return None;
         }
-        let place = self.place(offset);
-        let head = Head::from_bytes(&self.ring.read::<HEAD>(place))?;
-        if head.offset != offset || size(&head) > left || !plausible(&head) {
-            return None;
+        let frame = self.copied(offset, until, frame::size(head.len), window)?;
+        head.fits(frame).then(|| (head, &frame[HEAD..HEAD + head.len]))
+    }
+
+    /// What the bytes at this offset say if they are the head of a frame.
+    fn head(&self, offset: u64, until: u64, window: &mut Window) -> Option<Head> {
+        Head::from_bytes(self.copied(offset, until, HEAD, window)?.first_chunk()?)
+    }
+
+    /// So many bytes of the lane, copied out.
+    fn copied<'w>(
+        &self,
+        offset: u64,
+        until: u64,
+        len: usize,
+        window: &'w mut Window,
+    ) -> Option<&'w [u8]> {
+        // Before the window: far behind it.
+        let at = offset.wrapping_sub(window.begin);
+        let end = at.saturating_add(len as u64);
+        if end <= window.bytes.len() as u64 {
+            return window.bytes.get(at as usize..end as usize);
         }
-        let start = out.len();
-        self.ring.append_to(place + HEAD, head.len, out);
-        if head.fits(&out[start..]) {
-            return Some((head, start));
-        }
-        out.truncate(start);
-        None
+        let left = until.checked_sub(offset).filter(|left| len as u64 <= *left)?;
+        window.begin = offset;
+        window.bytes.clear();
+        // What follows comes with it.
+        let stretch = left.min(WINDOW.max(len as u64)) as usize;
+        self.ring.append_to(self.place(offset), stretch, &mut window.bytes);
+        window.bytes.get(..len)
     }
 
     /// Where the first unit begins behind `torn`, where none does; `until` if there is none, or none
     /// within the budget of bytes to be looked at.
-    fn find_unit(&self, torn: u64, until: u64, budget: &mut u64) -> u64 {
+    fn find_unit(&self, torn: u64, until: u64, window: &mut Window, budget: &mut u64) -> u64 {
         const STEP: u64 = ALIGN as u64;
-        let mut scratch = Vec::new();
         let mut at = torn.saturating_add(STEP);
         while at < until && *budget > 0 {
-            scratch.clear();
-            let Some((head, _)) = self.frame(at, until, &mut scratch) else {
-                *budget = budget.saturating_sub(self.summed(at, until).max(1));
+            let Some((head, _)) = self.frame(at, until, window) else {
+                *budget = budget.saturating_sub(self.summed(at, until, window).max(1));
                 at = at.saturating_add(STEP);
                 continue;
             };
             if head.kind == Kind::Alone {
                 return at;
             }
-            match self.job_end(at, until) {
+            match self.job_end(at, until, window) {
                 Ok((begin, _)) if begin == at => return at,
                 // The rest of the torn job.
                 Ok((_, end)) => return end,
@@ -328,29 +363,24 @@ impl LaneReader {
     }
 
     /// Bytes that looking for a frame here has summed up in vain.
-    fn summed(&self, at: u64, until: u64) -> u64 {
-        if until - at < HEAD as u64 {
-            return 0;
-        }
-        Head::from_bytes(&self.ring.read::<HEAD>(self.place(at)))
+    fn summed(&self, at: u64, until: u64, window: &mut Window) -> u64 {
+        self.head(at, until, window)
             .filter(|head| head.offset == at && size(head) <= until - at)
             .map_or(0, |head| size(&head))
     }
 
     /// Follows the frames of a job to what ends it: where that says it began, and where it ends. Or
     /// where there is no frame of a job.
-    fn job_end(&self, from: u64, until: u64) -> Result<(u64, u64), u64> {
+    fn job_end(&self, from: u64, until: u64, window: &mut Window) -> Result<(u64, u64), u64> {
         let mut at = from;
-        let mut scratch = Vec::new();
         loop {
-            scratch.clear();
-            let (head, start) = self.frame(at, until, &mut scratch).ok_or(at)?;
+            let (head, payload) = self.frame(at, until, window).ok_or(at)?;
             let end = at + size(&head);
             match head.kind {
                 Kind::Alone => return Err(at),
                 Kind::Result | Kind::DeadLetter => at = end,
                 Kind::JobDone | Kind::JobFailed => {
-                    let job = JobEnd::from_bytes(&scratch[start..]).ok_or(end)?;
+                    let job = JobEnd::from_bytes(payload).ok_or(end)?;
                     return Ok((job.begin, end));
                 }
             }

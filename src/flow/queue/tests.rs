@@ -6,7 +6,7 @@
 use super::bell;
 use super::commit::Commit;
 use super::ends;
-use super::frame::{HEAD, Head, Kind};
+use super::frame::{self, HEAD, Kind};
 use super::jobs::{Claim, Claimed, Claimer, Jobs, NewJob, Phase, PutBack};
 use super::lane::{Finish, LaneWriter, Staged};
 use super::layout::{Geometry, Slot};
@@ -71,7 +71,7 @@ fn staged(records: &[&[u8]]) -> Staged {
 fn publish(spool: &Spool, writer: &mut LaneWriter<'_>, job: &Claimed, records: &[&[u8]]) {
     let result_end = &slot(spool, job.slot).result_end;
     let finish = Finish { kind: Kind::JobDone, seq: job.seq, round: job.round, result_end };
-    writer.publish(&staged(records), Some(finish)).expect("room");
+    writer.publish(&mut staged(records), Some(finish)).expect("room");
 }
 
 fn writer(spool: &Spool, lane: usize) -> LaneWriter<'_> {
@@ -120,7 +120,7 @@ fn a_job_of_a_worker_that_died_before_the_tail_is_ready_again_and_none_of_it_is_
     fill(&spool, 0, 1);
     let job = claim(&spool, OLD);
     // Died after the frames and `result_end`, before the tail.
-    spool.map_ring(0, true).expect("ring").write(0, &Head::of(Kind::Result, 0, 1, b"x").to_bytes());
+    spool.map_ring(0, true).expect("ring").write(0, &frame::of(Kind::Result, 0, 1, b"x"));
     slot(&spool, job.slot).result_end.store(64, Ordering::Release);
     spool.producer(0).published.store(1, Ordering::Release);
     assert_eq!(settle(&spool, 0, None, |_| {}), 1);
@@ -263,7 +263,7 @@ fn what_one_thread_publishes_another_reads_whole_and_in_order() {
             let mut writer = writer(&spool, 0);
             for number in 1..=rounds {
                 writer
-                    .publish(&staged(&[&number.to_le_bytes(), &[b'x'; 500]]), None)
+                    .publish(&mut staged(&[&number.to_le_bytes(), &[b'x'; 500]]), None)
                     .expect("room");
             }
         });
@@ -428,9 +428,9 @@ fn no_tail_and_no_bytes_of_a_broken_worker_make_the_reader_panic() {
     };
     for _ in 0..few(20_000) {
         let at = random();
-        let mut head = Head::of(Kind::Result, at, 1, b"12345678").to_bytes();
-        head[(random() % HEAD as u64) as usize] ^= random() as u8;
-        ring.write((at % 4096) as usize, &head);
+        let mut frame = frame::of(Kind::Result, at, 1, b"12345678");
+        frame[(random() % HEAD as u64) as usize] ^= random() as u8;
+        ring.write((at % 4096) as usize, &frame);
         let until = match random() % 4 {
             0 => at.wrapping_add(random() % 5000),
             1 => u64::MAX,
@@ -451,7 +451,7 @@ fn a_frame_of_an_earlier_lap_is_never_read_again() {
     let mut writer = writer(&spool, 0);
     let (mut mark, record) = (Mark::default(), [b'x'; 1000]);
     for _ in 0..4 {
-        writer.publish(&staged(&[&record]), None).expect("room");
+        writer.publish(&mut staged(&[&record]), None).expect("room");
         read(&spool, &mut mark);
         spool.consumer(0).freed.store(mark.offset, Ordering::Release);
     }
@@ -476,7 +476,7 @@ fn frames_go_on_over_the_end_of_the_ring_and_over_every_counter() {
     let mut mark = Mark { offset: start, records: 1 << 33 };
     for number in 0..100u32 {
         let record = number.to_le_bytes();
-        writer.publish(&staged(&[&record, b""]), None).expect("room");
+        writer.publish(&mut staged(&[&record, b""]), None).expect("room");
         let gathered = read(&spool, &mut mark);
         assert_eq!((gathered.results.bytes.as_slice(), gathered.result_records), (&record[..], 2));
         spool.consumer(0).freed.store(mark.offset, Ordering::Release);

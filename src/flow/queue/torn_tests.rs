@@ -54,7 +54,7 @@ fn with_jobs() -> (tempfile::TempDir, Spool) {
         let jobs = Jobs(&spool);
         let result_end = jobs.result_end(&job);
         let finish = Finish { kind: Kind::JobDone, seq, round: 1, result_end };
-        writer.publish(&staged(&[record(seq, 1), record(seq, 2)]), Some(finish)).expect("room");
+        writer.publish(&mut staged(&[record(seq, 1), record(seq, 2)]), Some(finish)).expect("room");
     }
     (directory, spool)
 }
@@ -176,7 +176,7 @@ fn what_is_published_behind_torn_bytes_is_read_and_its_numbers_tell_what_is_lost
     assert_eq!((mark.offset, mark.records), (before, 106));
     // The worker that still lives goes on with its own count.
     let mut writer = LaneWriter::open(&spool, 0, 108).expect("ring");
-    writer.publish(&staged(&[record(9, 1)]), None).expect("room");
+    writer.publish(&mut staged(&[record(9, 1)]), None).expect("room");
     let reader = LaneReader::open(&spool, 0).expect("ring");
     let (mut mark, mut more) = (mark, Gathered::default());
     reader.gather(&mut mark, tail(&spool), usize::MAX, &mut more);
@@ -193,7 +193,7 @@ fn a_record_that_belongs_to_no_job_is_lost_alone() {
         let (_directory, spool) = spool();
         let mut writer = LaneWriter::open(&spool, 0, 0).expect("ring");
         for number in 0..5 {
-            writer.publish(&staged(&[record(number, 0)]), None).expect("room");
+            writer.publish(&mut staged(&[record(number, 0)]), None).expect("room");
         }
         let size = tail(&spool) / 5;
         flip(&spool, size * hit + 30, 1);
@@ -337,6 +337,6 @@ fn records_torn_at_the_end_of_a_lane_are_counted_by_what_is_published_next() {
     let found = survey(&spool, 0, head(&spool)).expect("ring");
     assert_eq!((found.end.records, found.records), (106, 108));
     let mut writer = LaneWriter::open(&spool, 0, found.records).expect("ring");
-    writer.publish(&staged(&[record(9, 1)]), None).expect("room");
+    writer.publish(&mut staged(&[record(9, 1)]), None).expect("room");
     assert_eq!(gather(&spool).0.lost, 2);
 }

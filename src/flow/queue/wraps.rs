@@ -165,7 +165,7 @@ fn a_lane_goes_on_where_two_to_the_sixty_third_bytes_have_gone_through_it() {
     });
     assert_eq!(pushed, Ok(()));
     for number in 1..=20 {
-        writer.publish(&staged, None).expect("room");
+        writer.publish(&mut staged, None).expect("room");
         let found = survey(&spool, 0, mark).expect("ring");
         assert_eq!((found.end.records, found.lost), (records + number, 0));
     }

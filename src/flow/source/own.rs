@@ -379,7 +379,7 @@ mod tests {
         jobs.note_failed(&job);
         let (kind, result_end) = (Kind::JobFailed, jobs.result_end(&job));
         let finish = Finish { kind, seq: job.seq, round: 1, result_end };
-        writer.publish(&Staged::default(), Some(finish)).expect("room");
+        writer.publish(&mut Staged::default(), Some(finish)).expect("room");
         drop(writer);
         spool
     }

@@ -194,7 +194,7 @@ mod tests {
         }
         let (kind, result_end) = (Kind::JobDone, jobs.result_end(&job));
         let finish = Finish { kind, seq: 6, round: 1, result_end };
-        writer.publish(&Staged::default(), Some(finish)).expect("room");
+        writer.publish(&mut Staged::default(), Some(finish)).expect("room");
         (spool, list)
     }
 

@@ -97,7 +97,7 @@ impl Stage {
         let (kind, seq, round) = (frame::Kind::JobDone, job.seq, job.round);
         let mut writer = LaneWriter::open(&self.spool, lane, 0).expect("ring");
         let finish = Finish { kind, seq, round, result_end };
-        writer.publish(&staged, Some(finish)).expect("room");
+        writer.publish(&mut staged, Some(finish)).expect("room");
     }
 
     fn look(&self) -> Status {

@@ -29,6 +29,7 @@ use caught::{set_up, tear_down};
 use reasons::explain;
 pub(crate) use reasons::hint_of_memory;
 use recycle::{Enough, Recycling};
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use threads::on_threads;
@@ -264,7 +265,14 @@ pub(crate) fn run_producer(
 ) -> Result<(), Error> {
     let lane = take_over(spool, settings, |_| {})?;
     herald.ready();
-    on_threads(settings.threads, stop, herald, || produce.produce(stop, &lane))
+    on_threads(settings.threads, stop, herald, || {
+        if settings.threads > 1 {
+            return produce.produce(stop, &lane);
+        }
+        // The only thread needs no lock for each record.
+        let lane = RefCell::new(lane.lock().unwrap_or_else(PoisonError::into_inner));
+        produce.produce(stop, &lane)
+    })
 }
 
 struct JobThread<'a> {
@@ -468,14 +476,14 @@ impl JobThread<'_> {
         }
     }
 
-    fn publish_staged(&self, job: &Claimed, kind: Kind) -> Result<(), TooLarge> {
+    fn publish_staged(&mut self, job: &Claimed, kind: Kind) -> Result<(), TooLarge> {
         let result_end = self.jobs.result_end(job);
         let finish = Finish { kind, seq: job.seq, round: job.round, result_end };
         if kind == Kind::JobFailed {
             self.jobs.note_failed(job);
         }
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
-        lane.publish(&self.staged, Some(finish))?;
+        lane.publish(&mut self.staged, Some(finish))?;
         drop(lane);
         if kind == Kind::JobDone {
             processes::note_job_done(self.jobs.0, processes::worker(self.settings.lane.into()));
