@@ -20,8 +20,9 @@ use super::surplus::Surplus;
 use super::{Batch, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
+use crate::flow::queue::layout::PAGE;
 use crate::flow::queue::spool::sync_directory;
-use crate::sys::lock;
+use crate::sys::{descriptor, lock};
 use held::Held;
 use rotation::Rotating;
 use std::fs::{File, OpenOptions};
@@ -32,6 +33,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const CANT_OPEN: &str = "can't open the output";
+
+/// Bytes after which the disk begins to write. A sync after every flush leaves it less than that.
+const WRITE_BACK: u64 = 4 << 20;
 
 /// Does this path name what something else has open, such as `/dev/stdout`, and no file of its own?
 pub(crate) fn is_alias(path: &Path) -> bool {
@@ -73,6 +77,8 @@ pub(crate) struct FileSink {
     /// A regular file has positions; a pipe or a terminal has none.
     regular: bool,
     at: Position,
+    /// The disk has begun with the bytes up to here.
+    begun: u64,
     rotating: Rotating,
     /// Keeps the file locked beyond this process.
     held: Option<Held>,
@@ -121,7 +127,7 @@ impl FileSink {
         let place = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let (path, rotating) = (path.to_path_buf(), Rotating::default());
         let at = place_of(&file).map_err(|error| Error::file(&path, CANT_OPEN, error))?;
-        Ok(FileSink { path, place, shape, file, regular, at, rotating, held })
+        Ok(FileSink { path, place, shape, file, regular, at, begun: at.len, rotating, held })
     }
 
     /// Does an existing file begin as it should?
@@ -247,12 +253,25 @@ impl FileSink {
                     if self.regular {
                         // Appending has gone to the end, wherever somebody else has moved that.
                         self.at.len = self.file.stream_position()?;
+                        self.begin_write_back();
                     }
                     return Ok(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Lets the disk begin with what was written, a few MiB at a time: it works while more is
+    /// gathered, and the next sync, for which everybody may have to wait, finds little left to do.
+    fn begin_write_back(&mut self) {
+        let pages = self.at.len - self.at.len % PAGE as u64;
+        // Another file, or one that was cut.
+        self.begun = self.begun.min(pages);
+        if pages - self.begun >= WRITE_BACK {
+            descriptor::begin_write_back(&self.file, self.begun, pages - self.begun);
+            self.begun = pages;
         }
     }
 

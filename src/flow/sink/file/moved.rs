@@ -30,6 +30,7 @@ impl FileSink {
             shape: self.shape.clone(),
             file,
             regular: true,
+            begun: self.at.len,
             at: committed,
             rotating: Rotating::default(),
             held: None,
