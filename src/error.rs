@@ -2,6 +2,8 @@
 
 mod mistakes;
 
+use nix::libc;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use mistakes::Mistakes;
@@ -170,10 +172,55 @@ pub enum Error {
     Stop(String),
 }
 
+/// What can be done about what the system has said of a file.
+fn way_out(error: &io::Error) -> &'static str {
+    const FAILED: &str = "The disk, or the way to it, has failed (dmesg says more): see to it";
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            return "Raise the limit of descriptors (ulimit -n, LimitNOFILE=)";
+        }
+        Some(libc::EIO | libc::ENXIO | libc::ENODEV) => return FAILED,
+        _ => {}
+    }
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "Make room",
+        ErrorKind::ReadOnlyFilesystem => {
+            "Its file system can only be read, mostly since the disk has failed (dmesg says more): see \
+             to it, and mount it to be written"
+        }
+        ErrorKind::StaleNetworkFileHandle | ErrorKind::TimedOut => FAILED,
+        ErrorKind::PermissionDenied => "Give this user the right to it",
+        ErrorKind::BrokenPipe => "Whoever has read it is gone: start the reader",
+        ErrorKind::NotFound => "Create the directory that it is to be in",
+        ErrorKind::OutOfMemory => "Give it more memory",
+        _ => "Remove the cause",
+    }
+}
+
 impl Error {
     /// A file error from what the system said.
     pub(crate) fn file(path: &Path, what: &str, source: impl std::fmt::Display) -> Error {
         Error::File { path: path.to_path_buf(), message: format!("{what}: {source}") }
+    }
+
+    /// A file error from what the system said, with what to do about it.
+    pub(crate) fn to_remedy(path: &Path, what: &str, source: &io::Error) -> Error {
+        Error::file(path, what, format!("{source}. {}, then start again", way_out(source)))
+    }
+
+    /// As [`Error::to_remedy`], of what records are written to when there are some.
+    pub(crate) fn of_records(path: &Path, what: &str, source: &io::Error) -> Error {
+        // It may say already what to do.
+        match source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(Error::File { path: its, message }) if its == path => {
+                return Error::File { path: path.to_path_buf(), message: message.clone() };
+            }
+            Some(inner) => return Error::file(path, what, inner),
+            None => {}
+        }
+        let kept = "what is not written is kept in the spool";
+        let way_out = way_out(source);
+        Error::file(path, what, format!("{source}; {kept}. {way_out}, then start again"))
     }
 
     /// A system error for `what` was tried; for use with `map_err`.

@@ -448,6 +448,9 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
         exit = exit.worst(ExitCode::Failure);
     }
     launch.end(&balance, exit.code());
+    if !launch.bring_spool_back() {
+        exit = exit.worst(ExitCode::Io);
+    }
     let now = sys::clock::now();
     let stop = now.saturating_sub(verdict.stop_began).as_secs_f64();
     let run = now.saturating_sub(verdict.began).as_secs_f64();

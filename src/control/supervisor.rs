@@ -73,6 +73,8 @@ struct Supervisor<'a> {
     recycled: HashMap<Child, String>,
     terminal: bool,
     told: Told,
+    /// It was said that the spool was cut.
+    spool_cut: bool,
 }
 
 /// Runs the pipeline from the first fork to the last reaping.
@@ -96,6 +98,7 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
         recycled: HashMap::new(),
         terminal: std::fs::File::open("/dev/tty").is_ok(),
         told: Told::Starting,
+        spool_cut: false,
     };
     log::info!("starting: {}", launch.describe());
     let members = Members {
@@ -230,7 +233,7 @@ impl Supervisor<'_> {
                 let mut children = proc_fs::children(self.main.as_raw());
                 children.retain(|pid| !self.strangers.contains(pid));
                 let children = children.into_iter().map(Pid::from_raw);
-                events.extend(children.filter_map(|pid| self.reap_one(pid)));
+                events.extend(children.flat_map(|pid| self.reap_one(pid)));
                 break;
             }
             events.extend(self.reap_one(pid));
@@ -238,11 +241,11 @@ impl Supervisor<'_> {
         events
     }
 
-    fn reap_one(&mut self, pid: Pid) -> Option<Event> {
-        let how = process::reap(pid)?;
+    fn reap_one(&mut self, pid: Pid) -> Vec<Event> {
+        let Some(how) = process::reap(pid) else { return Vec::new() };
         let Some(child) = self.by_pid.remove(&pid) else {
             log::debug!("reaped process {pid}, which a job has left behind: {how}");
-            return None;
+            return Vec::new();
         };
         self.handles.remove(&child);
         let clean = how == process::Ended::Exited(0);
@@ -265,7 +268,21 @@ impl Supervisor<'_> {
             (false, true) => Ended::ByJob,
             (false, false) => Ended::Crashed,
         };
-        Some(Event::Reaped(child, how))
+        let mut events = self.cut_spool(child);
+        events.push(Event::Reaped(child, how));
+        events
+    }
+
+    /// Processes that touch what was cut off the spool die, again and again: nobody can go on.
+    fn cut_spool(&mut self, child: Child) -> Vec<Event> {
+        if self.spool_cut || !self.launch.is_spool_cut() {
+            return Vec::new();
+        }
+        self.spool_cut = true;
+        let words = self.launch.words_of_cut_spool();
+        log::error!("{words}");
+        self.words.failed(child, words);
+        vec![Event::Failed(child, ExitCode::Io)]
     }
 
     /// Kills what the jobs of a dead worker have left behind.

@@ -69,6 +69,7 @@ pub(crate) fn run(
         dirty: true,
         insane: vec![false; spool.lanes()],
         unsynced: false,
+        spool_looked_at: Some(clock::now()),
     };
     vitals::begin(spool);
     // Before what may wait for room on a full disk: that is no reason to be killed for.
@@ -80,7 +81,7 @@ pub(crate) fn run(
     buffer.sinks.output.tidy();
     buffer.go_on_after(Buffer::collect)?;
     buffer.close_books();
-    buffer.look_at_places()?;
+    buffer.go_on_after(Buffer::look_at_places)?;
     buffer.go_on_after(Buffer::sync)?;
     buffer.sinks.output.close();
     if buffer.insane.contains(&true) {
@@ -112,6 +113,8 @@ struct Buffer<'a, 's> {
     insane: Vec<bool>,
     /// A sync has just failed.
     unsynced: bool,
+    /// When it was seen last that the spool has its name; `None`: it has not, and that was said.
+    spool_looked_at: Option<Duration>,
 }
 
 /// What waits in the lanes at one moment.
@@ -407,7 +410,7 @@ impl Buffer<'_, '_> {
     fn sync_spool(&self) -> Result<(), Error> {
         self.spool
             .sync()
-            .map_err(|error| Error::file(&self.spool.path, "can't sync the spool", error))
+            .map_err(|error| Error::of_records(&self.spool.path, "can't sync the spool", &error))
     }
 
     /// Sleeps until there is something to do.

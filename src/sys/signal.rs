@@ -101,8 +101,9 @@ const EXIT_BUS: i32 = 74;
 
 extern "C" fn on_bus_error(_signal: i32) {
     let message =
-        b"procsig: error: the spool can't be accessed any more: it was truncated, or the \
-        disk has failed; ending\n";
+        b"procsig: error: the spool can't be accessed any more: it was cut, or its disk has failed; this \
+        process ends. What was written is in the output. If the spool was cut: Move the spool away, \
+        then start again; if the disk has failed: see to it, then start again\n";
     // SAFETY: write and _exit are async-signal-safe, and the message is valid for its length.
     unsafe {
         nix::libc::write(2, message.as_ptr().cast(), message.len());

@@ -7,6 +7,7 @@ use crate::flow::about::About;
 use crate::flow::balance::Balance;
 use crate::flow::queue::blame::{self, InHand};
 use crate::flow::queue::history::{self, End, What};
+use crate::flow::queue::spool::Whereabouts;
 use crate::flow::queue::{in_hand, processes};
 use crate::sys::atomic::Ordering;
 use crate::sys::{clock, proc_fs, process};
@@ -186,6 +187,45 @@ impl Launch {
         let empty = done && matches!(code, 0 | 3);
         history::note_done(&self.spool, clock::now(), clock::wall(), &balance.words(), code);
         self.spool.end(code, empty);
+    }
+
+    /// Writes the spool to its place again, if somebody has removed or moved it; says whether it is
+    /// where the next start looks for it.
+    pub(crate) fn bring_spool_back(&self) -> bool {
+        let (was, kept) = match self.spool.whereabouts() {
+            Whereabouts::InPlace => return true,
+            Whereabouts::Removed => {
+                let kept = "what was kept in it is lost, and the next start begins the list anew";
+                ("removed".to_owned(), kept.to_owned())
+            }
+            Whereabouts::Moved(to) => (
+                format!("moved to {0}", to.display()),
+                format!("move it back from {} before the next start", to.display()),
+            ),
+        };
+        let back = self.spool.bring_back();
+        match &back {
+            Ok(()) => log::warn!(
+                "{}: the spool was {was} while it was in use; what is in it is written to its place again",
+                self.spool.path.display()
+            ),
+            Err(error) => log::error!("{error}. It was {was} while it was in use: {kept}"),
+        }
+        back.is_ok()
+    }
+
+    /// Was the spool cut, so that processes die of what is mapped of it?
+    pub(crate) fn is_spool_cut(&self) -> bool {
+        self.spool.is_cut()
+    }
+
+    pub(crate) fn words_of_cut_spool(&self) -> String {
+        format!(
+            "{}: the spool was cut while it is in use, so nobody can go on. What was written is in the \
+             output; what was not is lost. Move the spool away, then start again: the list is begun anew, \
+             and jobs that were done are done again",
+            self.spool.path.display()
+        )
     }
 }
 

@@ -11,16 +11,46 @@ use super::Buffer;
 use crate::config::SyncPolicy;
 use crate::error::Error;
 use crate::flow::queue::commit::{CUT, Commit};
-use crate::flow::queue::processes;
+use crate::flow::queue::spool::Whereabouts;
+use crate::flow::queue::{orphans, processes};
 use crate::flow::sink::{Position, Sink, failed};
+use crate::sys::clock;
 use std::path::Path;
+use std::time::Duration;
+
+/// Between two looks whether the spool has its name.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Buffer<'_, '_> {
     /// Looks whether the places are still as they were left. A new one is committed before anything
     /// is written there: after a power loss its records would be nobody's.
     pub(super) fn look_at_places(&mut self) -> Result<(), Error> {
+        self.look_at_spool();
         self.sinks.look()?;
         self.note_new_places()
+    }
+
+    /// Says once if somebody has removed or moved the spool. Nobody is kept from going on by that, and
+    /// it is no reason to stop: an ordered end brings it back.
+    fn look_at_spool(&mut self) {
+        let now = clock::now();
+        if self.spool_looked_at.is_none_or(|at| at.saturating_add(LOOK_PAUSE) > now) {
+            return;
+        }
+        self.spool_looked_at = Some(now);
+        let what = match self.spool.whereabouts() {
+            Whereabouts::InPlace => return,
+            Whereabouts::Removed => "removed".to_owned(),
+            Whereabouts::Moved(to) => format!("moved to {}", to.display()),
+        };
+        log::error!(
+            "{}: the spool was {what} while it is in use. It is written to its place again when this run \
+             ends in order; if it is killed before, or the power goes, what is kept in it is lost, and the \
+             next start begins the list anew. So stop it in order{}, then start again",
+            self.spool.path.display(),
+            orphans::main_of(self.spool).map_or_else(String::new, |pid| format!(" (kill {pid})"))
+        );
+        self.spool_looked_at = None;
     }
 
     /// Opens files anew that somebody has moved, with everything committed in the old ones.
@@ -60,14 +90,36 @@ impl Buffer<'_, '_> {
         &mut self,
         step: impl Fn(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        match step(self) {
-            Err(error) if std::mem::take(&mut self.unsynced) && self.can_begin_afresh() => {
+        let mut made_good = false;
+        loop {
+            let Err(error) = step(self) else { return Ok(()) };
+            let unsynced = std::mem::take(&mut self.unsynced);
+            if unsynced && !made_good && self.can_begin_afresh() {
                 log::error!("{error}; writing it again to a new file");
                 self.begin_afresh()?;
-                step(self)
+                made_good = true;
+            } else if unsynced {
+                return Err(with_way_out(error));
+            } else if self.sinks.output.takes_no_more() && !self.is_salvaging() {
+                let name = self.sinks.output.name();
+                log::warn!("{name}: is as long as a file may be here; going on in a new one");
+                self.make_way()?;
+            } else {
+                return Err(error);
             }
-            done => done,
         }
+    }
+
+    /// The output is as long as a file may be. Cuts off what was written of the batch, so that no record
+    /// is in two files, and sets it aside. Died in between, the batch is found not to be there.
+    fn make_way(&mut self) -> Result<(), Error> {
+        let committed = self.books.sinks[0];
+        let output = &mut *self.sinks.output;
+        let cut = output.cut_to(committed);
+        cut.map_err(|error| failed(output, "can't cut off what is written again", &error))?;
+        self.cut_dead_letters()?;
+        // An empty one takes what there was no place for in a longer one, or a smaller batch.
+        if committed.is_none_or(|at| at.len == 0) { Ok(()) } else { self.set_aside() }
     }
 
     fn can_begin_afresh(&self) -> bool {
@@ -90,17 +142,29 @@ impl Buffer<'_, '_> {
             ..self.books.clone()
         };
         intent.store_intent(self.spool);
-        self.cut_dead_letters(&intent)?;
+        self.cut_dead_letters()?;
         self.rotate(&intent)?;
         processes::forget_unsynced(self.spool);
         Ok(())
     }
 
     /// What of the batch was written to the dead letters is written again with it.
-    pub(super) fn cut_dead_letters(&mut self, intent: &Commit) -> Result<(), Error> {
+    pub(super) fn cut_dead_letters(&mut self) -> Result<(), Error> {
         let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() else { return Ok(()) };
-        let cut = dead_letters.cut_to(intent.sinks[1]);
-        cut.map_err(|error| failed(dead_letters, "can't cut off what is written again", error))
+        let cut = dead_letters.cut_to(self.books.sinks[1]);
+        cut.map_err(|error| failed(dead_letters, "can't cut off what is written again", &error))
+    }
+}
+
+/// A sync that has failed for good, with what to do about it.
+fn with_way_out(error: Error) -> Error {
+    let way_out = "what is not written is kept in the spool. See to the disk (dmesg says more), then \
+                   start again";
+    match error {
+        Error::File { path, message } => {
+            Error::File { path, message: format!("{message}; {way_out}") }
+        }
+        other => other,
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 impl Buffer<'_, '_> {
     /// Finishes the batch that the last buffer was writing when it died, exactly that one.
     pub(super) fn recover(&mut self) -> Result<(), Error> {
-        if self.books.boots != self.boots() {
+        if self.is_salvaging() {
             return self.salvage();
         }
         let intent = Commit::load_intent(self.spool, &self.books);
@@ -198,6 +198,11 @@ impl Buffer<'_, '_> {
         elsewhere
     }
 
+    /// What is committed is of before a power loss.
+    pub(super) fn is_salvaging(&self) -> bool {
+        self.books.boots != self.boots()
+    }
+
     fn boots(&self) -> u64 {
         self.spool.run().boots.load(Ordering::Acquire)
     }
@@ -213,7 +218,8 @@ impl Buffer<'_, '_> {
                 Ok(aside) => break aside,
                 Err(error) if is_full(&error) => room.wait(&self.spool.path, &error),
                 Err(error) => {
-                    return Err(Error::file(&self.spool.path, "the spool is damaged", error));
+                    let path = &self.spool.path;
+                    return Err(Error::of_records(path, "the spool is damaged", &error));
                 }
             }
         };

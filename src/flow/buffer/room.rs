@@ -25,7 +25,7 @@ pub(super) fn write(
         match sink.write(batch, done) {
             Ok(there) => done = there,
             Err(error) if is_full(&error) => room.wait(Path::new(&sink.name()), &error),
-            Err(error) => return Err(failed(sink, "can't write the output", error)),
+            Err(error) => return Err(failed(sink, "can't write the output", &error)),
         }
     }
     room.over(&sink.name());

@@ -31,6 +31,12 @@ impl Buffer<'_, '_> {
         if !self.sinks.output.is_to_rotate(self.gathered.results.bytes.len()) {
             return Ok(false);
         }
+        self.set_aside()?;
+        Ok(true)
+    }
+
+    /// Sets the output aside as it is committed, with everything synced.
+    pub(super) fn set_aside(&mut self) -> Result<(), Error> {
         self.sync()?;
         let intent = Commit {
             generation: self.books.generation + 1,
@@ -38,14 +44,13 @@ impl Buffer<'_, '_> {
             ..self.books.clone()
         };
         intent.store_intent(self.spool);
-        self.rotate(&intent)?;
-        Ok(true)
+        self.rotate(&intent)
     }
 
     /// After the death of a buffer that had stored this intent: does what is left to be done.
     pub(super) fn go_on_rotating(&mut self, intent: &Commit) -> Result<(), Error> {
         if intent.rotation & CUT != 0 {
-            self.cut_dead_letters(intent)?;
+            self.cut_dead_letters()?;
         }
         if let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() {
             dead_letters.open(self.books.sinks[1], Batch::default())?;
@@ -61,21 +66,21 @@ impl Buffer<'_, '_> {
         let output = &mut *self.sinks.output;
         if intent.rotation & CUT != 0 {
             let cut = output.cut_to(intent.sinks[0]);
-            cut.map_err(|error| failed(output, "can't cut off what is not on the disk", error))?;
+            cut.map_err(|error| failed(output, "can't cut off what is not on the disk", &error))?;
         }
         let mut room = Room::new(self.spool);
         loop {
             match output.rotate(intent.sinks[0], intent.rotation & !CUT) {
                 Ok(()) => break,
                 Err(error) if is_full(&error) => room.wait(Path::new(&output.name()), &error),
-                Err(error) => return Err(failed(output, "can't rotate the output", error)),
+                Err(error) => return Err(failed(output, "can't rotate the output", &error)),
             }
         }
         room.over(&output.name());
         let file = |at: Option<Position>| at.map(|at| (at.device, at.inode));
         if intent.rotation & CUT != 0 && file(output.position()) == file(intent.sinks[0]) {
             let error = io::Error::other("it can't be set aside");
-            return Err(failed(output, "can't write again what is not on the disk", error));
+            return Err(failed(output, "can't write again what is not on the disk", &error));
         }
         let next = Commit {
             generation: intent.generation,

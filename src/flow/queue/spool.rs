@@ -50,8 +50,10 @@ const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 mod build;
 mod look;
+mod lost;
 
 pub(crate) use look::Extent;
+pub(crate) use lost::Whereabouts;
 
 impl Spool {
     /// Creates a spool at `path`, with what `fill` puts into it before anybody can see it. An
@@ -95,7 +97,7 @@ impl Spool {
     /// [`Error::Held`] if another daemon holds it; [`Error::File`] if it is none of ours. Orphans of
     /// a main that was killed are waited for, until their deadline.
     pub(crate) fn open(path: &Path) -> Result<Option<Spool>, Error> {
-        let fail = |what: &str, error: io::Error| Error::file(path, what, error);
+        let fail = |what: &str, error: io::Error| Error::to_remedy(path, what, &error);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut waits = 0;
         loop {
@@ -403,7 +405,7 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
     let directory = directory_of(path);
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::file(directory, "can't write the directory", error))
+        .map_err(|error| Error::to_remedy(directory, "can't write the directory", &error))
 }
 
 /// `path` with something behind its name.

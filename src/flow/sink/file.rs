@@ -90,7 +90,7 @@ impl FileSink {
     /// # Errors
     /// [`Error::Held`] if another pipeline writes it; [`Error::File`] if it can't be written.
     pub(crate) fn open(path: &Path, shape: Shape) -> Result<FileSink, Error> {
-        let fail = |error: io::Error| Error::file(path, CANT_OPEN, error);
+        let fail = |error: io::Error| Error::to_remedy(path, CANT_OPEN, &error);
         let existing = std::fs::metadata(path).ok();
         if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {
             return Err(Error::file(path, "can't write the output", "it is a directory"));
@@ -126,7 +126,7 @@ impl FileSink {
         let held = Held::new().filter(|_| regular);
         let place = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let (path, rotating) = (path.to_path_buf(), Rotating::default());
-        let at = place_of(&file).map_err(|error| Error::file(&path, CANT_OPEN, error))?;
+        let at = place_of(&file).map_err(|error| Error::to_remedy(&path, CANT_OPEN, &error))?;
         Ok(FileSink { path, place, shape, file, regular, at, begun: at.len, rotating, held })
     }
 
@@ -155,8 +155,8 @@ impl FileSink {
         )))
     }
 
-    fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
-        Error::file(&self.path, what, error)
+    fn fail(&self, what: &str, error: io::Error) -> Error {
+        Error::of_records(&self.path, what, &error)
     }
 
     /// Before the file is believed to be the one that was opened: its length, or another file if
@@ -251,14 +251,19 @@ impl FileSink {
                     self.at.len += written as u64;
                     self.note_write();
                     if self.regular {
-                        // Appending has gone to the end, wherever somebody else has moved that.
-                        self.at.len = self.file.stream_position()?;
+                        // Appending has gone to the end, wherever somebody else has moved that. If it
+                        // can't be asked, the bytes are written all the same.
+                        let end = self.file.stream_position().unwrap_or(self.at.len);
+                        self.note_length(end);
                         self.begin_write_back();
                     }
                     return Ok(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.note_refusal(&error);
+                    return Err(self.of_length(error));
+                }
             }
         }
     }
@@ -273,6 +278,21 @@ impl FileSink {
             descriptor::begin_write_back(&self.file, self.begun, pages - self.begun);
             self.begun = pages;
         }
+    }
+
+    /// Takes the file's length for where it goes on, and says so if that is another than it should be.
+    fn note_length(&mut self, len: u64) -> bool {
+        let changed = len != self.at.len;
+        if changed {
+            log::warn!(
+                "{}: somebody else has changed its length from {} to {len} bytes; going on at its end",
+                self.path.display(),
+                self.at.len
+            );
+            self.at.len = len;
+            self.at.synced = self.at.synced.min(len);
+        }
+        changed
     }
 
     fn end_an_open_line(&mut self) -> Result<(), Error> {
@@ -383,15 +403,9 @@ impl Sink for FileSink {
                 self.path.display()
             );
             self.open_again()?;
-        } else if metadata.len() != self.at.len {
-            log::warn!(
-                "{}: somebody else has changed its length from {} to {} bytes; going on at its end",
-                self.path.display(),
-                self.at.len,
-                metadata.len()
-            );
-            self.at.len = metadata.len();
-            self.at.synced = self.at.synced.min(self.at.len);
+        } else if self.note_length(metadata.len()) {
+            // What was cut may have ended in the middle of a record, to which none of ours belongs.
+            self.end_an_open_line()?;
         }
         Ok(())
     }
@@ -430,6 +444,10 @@ impl Sink for FileSink {
 
     fn room(&self) -> Option<u64> {
         self.room_left()
+    }
+
+    fn takes_no_more(&mut self) -> bool {
+        std::mem::take(&mut self.rotating.refused)
     }
 
     fn is_to_rotate(&self, more: usize) -> bool {

@@ -158,6 +158,12 @@ pub(crate) trait Sink {
         None
     }
 
+    /// Has the last write failed since the file is as long as one may be, and can another be begun?
+    /// Once for each length.
+    fn takes_no_more(&mut self) -> bool {
+        false
+    }
+
     /// Is it to be set aside before so many more bytes are written? Asked between two batches.
     fn is_to_rotate(&self, _more: usize) -> bool {
         false
@@ -285,6 +291,6 @@ fn unsynced(sink: &dyn Sink, place: Option<Position>, error: &io::Error) -> Erro
 }
 
 /// The error of a sink, by its name.
-pub(crate) fn failed(sink: &dyn Sink, what: &str, error: io::Error) -> Error {
-    Error::file(Path::new(&sink.name()), what, error)
+pub(crate) fn failed(sink: &dyn Sink, what: &str, error: &io::Error) -> Error {
+    Error::of_records(Path::new(&sink.name()), what, error)
 }

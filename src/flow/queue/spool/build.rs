@@ -51,7 +51,7 @@ pub(super) fn build(
     (fingerprint, identity): (u64, u64),
     fill: impl FnOnce(&Spool),
 ) -> Result<Spool, Error> {
-    let fail = |what: &str, error: io::Error| Error::file(temporary, what, error);
+    let fail = |what: &str, error: io::Error| Error::to_remedy(temporary, what, &error);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
@@ -137,6 +137,6 @@ pub(super) fn publish(temporary: &Path, path: &Path, replace: bool) -> Result<()
             "{}: another daemon has just created this spool",
             path.display()
         ))),
-        Err(error) => Err(Error::file(path, "can't create the spool", error)),
+        Err(error) => Err(Error::to_remedy(path, "can't create the spool", &error.into())),
     }
 }

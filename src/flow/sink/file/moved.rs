@@ -23,7 +23,8 @@ impl FileSink {
             self.path.display(),
             path.display()
         );
-        let fail = |error| Error::file(&path, "can't finish a batch in the moved output", error);
+        let fail =
+            |error| Error::of_records(&path, "can't finish a batch in the moved output", &error);
         let moved = FileSink {
             path: path.clone(),
             place: path.clone(),
@@ -55,21 +56,26 @@ impl FileSink {
         Ok(())
     }
 
-    /// Cuts off what is behind this position, if the file that has the output's name is the one that
-    /// it is in.
+    /// Cuts off what is behind this position, if the file that is open is the one that it is in, or the
+    /// one that has the output's name.
     pub(super) fn cut_off(&mut self, committed: Position) -> io::Result<()> {
-        let file = match OpenOptions::new()
-            .write(true)
+        let is_it =
+            |it: &std::fs::Metadata| (it.dev(), it.ino()) == (committed.device, committed.inode);
+        let named = || {
+            let mut options = OpenOptions::new();
             // Whatever may have taken its place is not waited for.
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(&self.place)
-        {
+            options.write(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.place)
+        };
+        let file = match self.file.metadata().is_ok_and(|open| is_it(&open)) {
+            true => self.file.try_clone(),
+            false => named(),
+        };
+        let file = match file {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
         };
         let metadata = file.metadata()?;
-        let same = (metadata.dev(), metadata.ino()) == (committed.device, committed.inode);
-        if same && metadata.len() > committed.len {
+        if is_it(&metadata) && metadata.len() > committed.len {
             file.set_len(committed.len)?;
             self.at.len = committed.len;
         }

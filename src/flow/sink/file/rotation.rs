@@ -30,6 +30,10 @@ pub(super) struct Rotating {
     pub period: Option<u64>,
     /// It could not be renamed, and that is not tried again before this moment.
     not_before: Duration,
+    /// Bytes at which the system has refused to write any more.
+    limit: Option<u64>,
+    /// It has just done so, at fewer than were known of.
+    pub refused: bool,
     /// It was said that a file can't be removed.
     warned: bool,
     /// Of the buffer's process, if files are compressed.
@@ -43,9 +47,14 @@ impl Rotating {
         wall.as_nanos().checked_div(every).map_or(0, |number| u64::try_from(number).unwrap_or(0))
     }
 
+    /// Bytes that a file may have at the most.
+    fn max(&self) -> Option<u64> {
+        self.rotation.bytes.into_iter().chain(self.limit).min()
+    }
+
     /// Is it time, for a file that is so long, before so many more bytes?
     fn is_due(&self, len: u64, more: usize, wall: Duration) -> bool {
-        let full = self.rotation.bytes.is_some_and(|max| len.saturating_add(more as u64) > max);
+        let full = self.max().is_some_and(|max| len.saturating_add(more as u64) > max);
         let over = self.period.is_some_and(|period| period < self.number(wall));
         len > 0 && (full || over)
     }
@@ -111,13 +120,47 @@ impl FileSink {
         }
     }
 
+    /// Notes up to where a file could be written, if it could not be written because of its length.
+    pub(super) fn note_refusal(&mut self, error: &io::Error) {
+        let rotating = &mut self.rotating;
+        if error.kind() == io::ErrorKind::FileTooLarge && rotating.rotation.is_on() {
+            let before = rotating.limit.replace(self.at.len);
+            rotating.refused = before.is_none_or(|before| self.at.len < before);
+        }
+    }
+
+    /// The error, with the limit that it is about if it is about one, and what to do.
+    pub(super) fn of_length(&self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::FileTooLarge {
+            return error;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        let (limit, way_out) = match limit {
+            Some(limit) => (
+                format!("and files of this process may have {limit} at the most"),
+                "Raise that limit (ulimit -f, LimitFSIZE=)",
+            ),
+            None => ("and its file system takes no longer one".into(), "Name another output"),
+        };
+        let or = match self.rotating.rotation.is_on() {
+            true => "",
+            false => ", or set output.rotate_bytes to less",
+        };
+        let message = format!(
+            "can't write the output: {error}: it has {} bytes, {limit}; what is not written is kept in \
+             the spool. {way_out}{or}, then start again",
+            self.at.len
+        );
+        io::Error::other(Error::File { path: self.path.clone(), message })
+    }
+
     pub(super) fn is_due(&self, more: usize) -> bool {
         clock::now() >= self.rotating.not_before
             && self.rotating.is_due(self.at.len, more, clock::wall())
     }
 
     pub(super) fn room_left(&self) -> Option<u64> {
-        let max = self.rotating.rotation.bytes?;
+        let max = self.rotating.max()?;
         let header = self.shape.header.len() as u64;
         // A full one is about to be empty.
         let used = if (1..max).contains(&self.at.len) { self.at.len } else { header };
