@@ -40,9 +40,10 @@ for extension in avx2 sse4_2; do
 done
 with="$(rustc -V), $(uname -m) with $extensions, $(getconf GNU_LIBC_VERSION)"
 
-# rustix would read the kernel's own page itself, which valgrind hides.
+# rustix would read the kernel's own page itself, which valgrind hides. With lines of the source, what is
+# inlined would be told apart from the function that it has become a part of.
 target=${CARGO_TARGET_DIR:-target}/instructions
-RUSTFLAGS="--cfg costs --cfg rustix_use_libc" CARGO_TARGET_DIR=$target \
+RUSTFLAGS="--cfg costs --cfg rustix_use_libc" CARGO_TARGET_DIR=$target CARGO_PROFILE_RELEASE_DEBUG=0 \
     cargo build --quiet --locked --release --no-default-features --example test_costs
 program=$(realpath "$target/release/examples/test_costs")
 
@@ -72,9 +73,23 @@ count() {
 if [ "$mode" = --profile ]; then
     count "$argument" $((2 * times)) >/dev/null
     for inclusive in no yes; do
-        echo "== $argument, $((2 * times)) times, inclusive: $inclusive"
-        callgrind_annotate --auto=no --show-percs=yes --inclusive="$inclusive" --threshold=98 \
-            "$argument.$((2 * times))" | sed -n '/file:function/,$p' | head -n 50
+        printf '%12s %7s  %s\n' each share \
+            "$(if [ $inclusive = no ]; then echo function by itself; else echo with what it calls; fi)"
+        callgrind_annotate --auto=no --threshold=100 --inclusive=$inclusive "$argument.$((2 * times))" |
+            awk -v times=$((2 * times)) '
+                /PROGRAM TOTALS/ { gsub(",", "", $1); total = $1 + 0 }
+                /file:function/ { begun = 1; next }
+                begun && /^ *[0-9].*:/ {
+                    count = $1
+                    gsub(",", "", count)
+                    count += 0
+                    # Behind the file, before the program or library.
+                    sub(/^ *[0-9,]+ \( *[0-9.]+%\) +[^:]*:/, "")
+                    sub(/ \[[^]]*\]$/, "")
+                    # What is around what is counted.
+                    if (count >= times / 2 && count < total && ++shown <= 25)
+                        printf "%12.1f %6.1f%%  %s\n", count / times, 100 * count / total, $0
+                }'
     done
     exit 0
 fi
