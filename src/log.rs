@@ -28,7 +28,7 @@ use simplelog::{ConfigBuilder, WriteLogger};
 
 use crate::config;
 use crate::error::Error;
-use crate::sys::clock;
+use crate::sys::{clock, disk};
 use destination::{Destination, Output};
 use lines::{Lines, Pieces};
 use repeats::Repeats;
@@ -65,7 +65,10 @@ pub(crate) fn init(settings: &config::Log) -> Result<(), Error> {
 }
 
 fn open(path: &std::path::Path) -> Result<Destination, Error> {
-    Destination::open(path).map_err(|error| Error::file(path, "can't open the log", error))
+    Destination::open(path).map_err(|error| {
+        let directory = path.parent().unwrap_or(std::path::Path::new("."));
+        Error::file(path, "can't open the log", disk::explained(directory, error))
+    })
 }
 
 /// Opens the log file anew by its name: somebody has moved it away. If that fails, it goes on in

@@ -1,6 +1,7 @@
 //! What a user declares, and how it is run.
 
 mod coprocess;
+mod descriptors;
 pub(crate) mod privileges;
 pub mod sink;
 pub mod source;
@@ -336,7 +337,9 @@ fn run_alone(
     inbox: &mut Option<Inbox>,
 ) -> Result<Report, Error> {
     let mask = sys::signal::block_handled().map_err(Error::system("can't block signals"))?;
-    let prepared = prepare(config, kinds, own).and_then(|launch| {
+    let descriptors = sys::process::raise_descriptor_limit();
+    let room = descriptors::check(&kinds);
+    let prepared = room.and_then(|()| prepare(config, kinds, own)).and_then(|launch| {
         let inbox = match inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::open(signal::install()?)?),
@@ -345,9 +348,9 @@ fn run_alone(
     });
     let (launch, inbox) = prepared.inspect_err(|_| {
         // Nothing was started: the caller is as it was.
+        sys::process::restore_descriptor_limit(descriptors);
         let _restored = sys::signal::set_mask(&mask);
     })?;
-    let descriptors = sys::process::raise_descriptor_limit();
     if launch.is_finite() {
         crate::log::bar::begin();
     }

@@ -3,12 +3,12 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::time::Duration;
 use support::processes::children_of;
 use support::verdict::{Before, End, assert_no_stray_file, goes_on_to_the_end, judge};
 use support::{
-    Balance, Ended, Handle, Place, Process, Running, Seed, Signal, WATCHDOG, log, needs, wait_until,
+    Balance, Ended, Freezer, Handle, Place, Process, Running, Seed, Signal, WATCHDOG, log, needs,
+    wait_until,
 };
 
 const OPTIONS: [&str; 4] = ["-P", "2", "-j", "2"];
@@ -71,45 +71,6 @@ fn a_pipeline_stopped_twenty_times_at_random_instants_ends_with_each_job_exactly
 
 // Processes that stand still.
 
-/// A group of cgroup2 in which processes can be frozen: stopped, deaf to SIGCONT, and still mortal.
-struct Freezer(PathBuf);
-
-impl Freezer {
-    /// `None`, and says so, where there is no cgroup2 that can be written.
-    fn new(test: &str) -> Option<Freezer> {
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let top = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let place = fields.next()?;
-            (fields.next()? == "cgroup2").then(|| PathBuf::from(place))
-        });
-        let group = top.map(|top| top.join(format!("{test}-{}", std::process::id())));
-        let group = group.filter(|group| std::fs::create_dir(group).is_ok());
-        if group.is_none() {
-            eprintln!("skipped: {test} needs a cgroup2 that can be written");
-        }
-        group.map(Freezer)
-    }
-
-    #[track_caller]
-    fn freeze(&self, process: &Handle) {
-        let pid = process.process.pid.to_string();
-        std::fs::write(self.0.join("cgroup.procs"), pid).expect("into the group");
-        std::fs::write(self.0.join("cgroup.freeze"), "1").expect("freeze");
-        wait_until("a frozen group", WATCHDOG, || {
-            let events = std::fs::read_to_string(self.0.join("cgroup.events")).ok()?;
-            events.contains("frozen 1").then_some(())
-        });
-    }
-}
-
-impl Drop for Freezer {
-    fn drop(&mut self) {
-        let _ = std::fs::write(self.0.join("cgroup.freeze"), "0");
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 const SHORT: &str = "[shutdown]\ndeadline = \"4s\"\nflush_reserve = \"2s\"\n";
 
 /// Freezes a child of this role, asks for a stop, and returns how that ended.
@@ -122,7 +83,8 @@ fn stopped_with_a_frozen(test: &str, role: &str) -> Option<(Place, Vec<String>, 
     let run = start(&place);
     run.until_written(1);
     let frozen = run.role(2, role).remove(0);
-    freezer.freeze(&frozen);
+    freezer.take(&frozen);
+    freezer.freeze();
     run.signal(Signal::TERM);
     let told = std::time::Instant::now();
     let ended = run.wait();

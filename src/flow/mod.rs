@@ -14,6 +14,7 @@ pub(crate) mod buffer;
 #[cfg(costs)]
 pub mod costs;
 pub(crate) mod emitter;
+mod exposed;
 pub(crate) mod format;
 pub(crate) mod job;
 pub(crate) mod prepare;

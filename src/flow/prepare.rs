@@ -2,6 +2,7 @@
 //! what an earlier run has kept in it is looked at.
 
 use super::buffer::Policy;
+use super::exposed;
 use super::format;
 use super::queue::commit::Commit;
 use super::queue::jobs::{Jobs, Phase};
@@ -116,6 +117,7 @@ pub(crate) fn prepare(
     check_list(config)?;
     let path = spool_path(config)?;
     check_dead_letters(config, &path)?;
+    exposed::warn(config, &path);
     let geometry = geometry(config)?;
     let fingerprint = fingerprint(config);
     let existing = Spool::open(&path)?;

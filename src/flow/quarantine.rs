@@ -1,9 +1,10 @@
 //! Where bytes go that can't be used: put aside, never thrown away, never in the way.
 
-use super::queue::spool::sibling;
-use std::fs::{File, OpenOptions};
+use super::queue::spool::{directory_of, sibling};
+use crate::sys::{disk, trusted};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A quarantine file, open for more.
@@ -19,13 +20,14 @@ impl Quarantine {
     /// If it can't be opened or created.
     pub(crate) fn of(path: &Path) -> io::Result<Quarantine> {
         let path = sibling(path, ".quarantine");
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(|error| said(&path, error))?;
+        // Whatever somebody may have put there is not waited for.
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+        let flags = flags | OFlags::NOCTTY;
+        let file = trusted::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| said(&path, disk::explained(directory_of(&path), error)))?;
+        if !file.metadata()?.is_file() {
+            return Err(said(&path, io::Error::other("it is no regular file; remove it")));
+        }
         Ok(Quarantine { path, file })
     }
 

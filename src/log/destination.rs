@@ -6,18 +6,18 @@
 //! are opened once more by way of `/proc`, which makes a description of our own. Where that is
 //! refused, a piece is written that has room for sure, if nobody else has taken it meanwhile.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::SendFlags;
 
-use crate::sys::clock;
+use crate::sys::{clock, trusted};
 
 /// What a pipe takes whole if it takes anything: PIPE_BUF.
 pub(super) const PIPE_BUF: usize = 4096;
@@ -94,8 +94,9 @@ impl Destination {
 
 /// Opens it so that no later write waits; nor does the opening.
 fn own_description(path: &Path, create: bool) -> io::Result<File> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-    OpenOptions::new().append(true).create(create).mode(0o640).custom_flags(flags).open(path)
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = if create { flags | OFlags::CREATE } else { flags };
+    trusted::open(path, flags, Mode::from_raw_mode(0o640))
 }
 
 fn kind_of(descriptor: BorrowedFd<'_>) -> FileType {

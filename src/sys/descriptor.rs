@@ -15,6 +15,23 @@ pub(crate) fn next_two(any_open: impl AsFd) -> io::Result<(RawFd, RawFd)> {
     Ok((first.as_raw_fd(), second.as_raw_fd()))
 }
 
+/// Can so many descriptors more be open at once? Opens them, and closes them again.
+///
+/// # Errors
+/// How many can be, and what the system says to one more.
+pub(crate) fn room_for(count: usize) -> Result<(), (usize, io::Error)> {
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count {
+        match rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3) {
+            Ok(descriptor) => taken.push(descriptor),
+            // There is no standard error: nothing can be said.
+            Err(rustix::io::Errno::BADF) => break,
+            Err(error) => return Err((taken.len(), error.into())),
+        }
+    }
+    Ok(())
+}
+
 /// Is this number an open socket now?
 pub(crate) fn is_socket(number: RawFd) -> bool {
     nix::sys::stat::fstat(borrow(number))

@@ -135,6 +135,21 @@ pub(crate) fn limit_descriptors(count: u64) -> io::Result<()> {
     limit(Resource::RLIMIT_NOFILE, count)
 }
 
+/// Allows this process so many open descriptors, as far as its hard limit does. Never fewer than before.
+pub(crate) fn allow_descriptors(count: u64) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < count.min(hard)
+    {
+        // Up to the hard limit anybody may.
+        let _allowed = setrlimit(Resource::RLIMIT_NOFILE, count.min(hard), hard);
+    }
+}
+
+/// The most descriptors that this process can ever have open.
+pub(crate) fn descriptors_max() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard)
+}
+
 fn limit(resource: Resource, value: u64) -> io::Result<()> {
     setrlimit(resource, value, value)?;
     let kept = getrlimit(resource)? == (value, value);

@@ -5,6 +5,7 @@
 pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod descriptor;
+pub(crate) mod disk;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod limits;
@@ -17,3 +18,4 @@ pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
+pub(crate) mod trusted;

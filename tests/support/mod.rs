@@ -11,6 +11,7 @@
 
 #![allow(dead_code, unused_imports)]
 
+pub mod freezer;
 pub mod kills;
 pub mod log;
 pub mod managers;
@@ -21,6 +22,7 @@ pub mod run;
 pub mod terminal;
 pub mod verdict;
 
+pub use freezer::Freezer;
 pub use log::{Balance, Line};
 pub use place::{Launch, Place};
 pub use processes::{Handle, Process};

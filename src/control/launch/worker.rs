@@ -48,7 +48,7 @@ impl Launch {
     ) -> Result<Outcome, Error> {
         child::leave_stdin()?;
         let (kind, _) = self.kind(lane);
-        limit(kind.settings.limits)?;
+        limit(&kind.settings)?;
         self.restrict(Role::Worker)?;
         process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         for (key, value) in &self.environment {
@@ -111,8 +111,8 @@ impl Launch {
 }
 
 /// Limits what this worker, and all that it starts, may take of the machine.
-fn limit(limits: config::Limits) -> Result<(), Error> {
-    let config::Limits { memory, descriptors, nice, oom_score_adj } = limits;
+fn limit(worker: &config::Worker) -> Result<(), Error> {
+    let config::Limits { memory, descriptors, nice, oom_score_adj } = worker.limits;
     match oom_score_adj {
         Some(value) => limits::set_oom_score_adj(value)
             .map_err(Error::system("can't set how readily it is killed (oom_score_adj)"))?,
@@ -124,6 +124,9 @@ fn limit(limits: config::Limits) -> Result<(), Error> {
     if let Some(count) = descriptors {
         limits::limit_descriptors(count)
             .map_err(Error::system("can't limit its descriptors (descriptor_limit)"))?;
+    } else if let Some(least) = config::Limits::least(worker.threads).descriptors {
+        // The usual soft limit, 1024, is too low for some hundred commands at a time.
+        limits::allow_descriptors(least);
     }
     limits::close_the_way(descriptors.is_some());
     if let Some(bytes) = memory {

@@ -5,7 +5,7 @@ use crate::flow::queue::spool::{Spool, directory_of};
 use crate::flow::queue::vitals;
 use crate::flow::sink::{Batch, Sink, failed};
 use crate::sys::atomic::AtomicU64;
-use crate::sys::clock;
+use crate::sys::{clock, disk};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -47,10 +47,7 @@ impl Room<'_> {
     pub(super) fn wait(&mut self, file: &Path, error: &io::Error) {
         if !std::mem::replace(&mut self.waited_for, true) {
             let directory = directory_of(file);
-            let free = rustix::fs::statvfs(directory).map_or_else(
-                |_| String::new(),
-                |stat| format!(", {} bytes are free", stat.f_bavail.saturating_mul(stat.f_frsize)),
-            );
+            let free = disk::free(directory);
             log::warn!(
                 "{}: {error}{free}; waiting for room, the records are kept in the spool. Make room in \
                  {}, and it goes on by itself",

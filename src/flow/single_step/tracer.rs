@@ -277,7 +277,8 @@ impl Traced {
     fn finish(mut self) {
         ptrace::detach(self.thread, None).expect("let go of");
         self.over = true;
-        assert!(self.process.wait().expect("its end").success(), "the traced process has failed");
+        let end = self.process.wait().expect("its end");
+        assert!(end.success(), "the traced process has failed: {end}");
     }
 }
 

@@ -21,14 +21,15 @@ use super::{Batch, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::layout::PAGE;
-use crate::flow::queue::spool::sync_directory;
-use crate::sys::{descriptor, lock};
+use crate::flow::queue::spool::{directory_of, sync_directory};
+use crate::sys::{descriptor, disk, lock, trusted};
 use held::Held;
 use rotation::Rotating;
-use std::fs::{File, OpenOptions};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,20 +98,22 @@ impl FileSink {
         }
         let regular = existing.as_ref().is_none_or(std::fs::Metadata::is_file);
         let fifo = existing.as_ref().is_some_and(|existing| existing.file_type().is_fifo());
-        let mut options = OpenOptions::new();
         // A regular file is also read, to find out what of a batch is there already. A FIFO is
         // opened without waiting for a reader: without one the answer is an error that says so.
-        options.append(true).read(regular).create(regular).mode(0o644);
-        if fifo {
-            options.custom_flags(nix::libc::O_NONBLOCK);
-        }
-        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        let flags = match (regular, fifo) {
+            (true, _) => OFlags::RDWR | OFlags::CREATE,
+            (false, true) => OFlags::WRONLY | OFlags::NONBLOCK,
+            (false, false) => OFlags::WRONLY,
+        };
+        let flags = flags | OFlags::APPEND | OFlags::NOCTTY;
+        let opened = trusted::open(path, flags, Mode::from_raw_mode(0o644));
+        let file = opened.map_err(|error| match error.raw_os_error() {
             Some(nix::libc::ENXIO) => Error::file(path, CANT_OPEN, "nobody reads this FIFO"),
-            _ => fail(error),
+            _ => fail(disk::explained(directory_of(path), error)),
         })?;
         if fifo {
             let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| fail(error.into()))?;
-            rustix::fs::fcntl_setfl(&file, flags - rustix::fs::OFlags::NONBLOCK)
+            rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)
                 .map_err(|error| fail(error.into()))?;
         }
         if regular && !lock::try_exclusive(&file).map_err(fail)? {

@@ -11,6 +11,7 @@ use super::own::{Opened, Opening, OwnSink, Records, Sink, SinkError, Transport};
 use crate::config::SyncPolicy;
 use crate::flow::format::COLUMNS_MAX;
 use crate::flow::queue::spool::directory_of;
+use crate::sys::trusted;
 use rusqlite::types::Value as Cell;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params, params_from_iter};
 use serde_json::{Map, Value};
@@ -55,6 +56,7 @@ struct Sqlite {
 impl Sink<Row> for Sqlite {
     fn open(&mut self, opening: &Opening) -> Result<Opened, SinkError> {
         self.spool = opening.spool.cast_signed();
+        trusted::check(&self.path)?;
         let number = self.connect().map_err(classified)?;
         let written = opening.unfinished.is_some_and(|unfinished| unfinished <= number);
         Ok(if written { Opened::Written(number) } else { Opened::At(number) })

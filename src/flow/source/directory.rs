@@ -19,6 +19,8 @@
 use super::api::{Done, Next, Resume, Source, SourceError, Wait};
 use crate::config;
 use crate::error::Error;
+use crate::flow::queue::spool::directory_of;
+use crate::sys::trusted;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxFlags, renameat_with, statx};
 use rustix::io::Errno;
@@ -29,6 +31,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -241,13 +244,13 @@ impl Source for DirectorySource {
         self.queue.clear();
         let in_hand = resume.in_hand().iter();
         self.known = in_hand.map(|job| (name_of(&job.job).to_owned(), job.position)).collect();
-        if resume.only_to_acknowledge() {
-            return Ok(());
-        }
         for folder in [DONE, FAILED] {
             let folder = self.path.join(folder);
-            let what = format!("can't make the folder {}", folder.display());
+            let what = format!("can't use the folder {}", folder.display());
             make_folder(&folder).map_err(|error| trouble(&what, &error))?;
+        }
+        if resume.only_to_acknowledge() {
+            return Ok(());
         }
         if !self.once {
             self.watch()?;
@@ -341,7 +344,10 @@ fn identity(path: &Path) -> io::Result<Option<u64>> {
 
 fn make_folder(folder: &Path) -> io::Result<()> {
     match std::fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Whoever may drop files may have put a link there, to have them moved elsewhere.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            trusted::check_directory(folder, std::fs::metadata(directory_of(folder))?.uid())
+        }
         made => made,
     }
 }

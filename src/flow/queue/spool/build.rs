@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::flow::queue::layout::{Layout, MAGIC, VERSION};
 use crate::sys::atomic::Ordering;
 use crate::sys::mmap::Mapping;
-use crate::sys::{lock, proc_fs};
+use crate::sys::{disk, lock, proc_fs};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use std::fs::File;
 use std::io;
@@ -55,7 +55,9 @@ pub(super) fn build(
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(temporary, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
-        .map_err(|error| fail("can't create the spool", error.into()))?;
+        .map_err(|error| {
+            fail("can't create the spool", disk::explained(directory_of(temporary), error.into()))
+        })?;
     check_file_system(&file, temporary)?;
     lock::try_exclusive(&file).map_err(|error| fail("can't lock the spool", error))?;
     // In full, now: a mapped page without room on the disk would end a process with SIGBUS later.

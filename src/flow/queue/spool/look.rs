@@ -8,8 +8,7 @@ use crate::error::Error;
 use crate::flow::queue::layout::{Layout, PAGE};
 use crate::sys::lock;
 use crate::sys::mmap::Mapping;
-use rustix::fs::{Mode, OFlags};
-use std::fs::File;
+use crate::sys::trusted;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -32,10 +31,7 @@ impl Spool {
     /// can't be read.
     pub(crate) fn look(path: &Path, extent: Extent) -> Result<Spool, Error> {
         let fail = |what: &str, error: io::Error| Error::file(path, what, error);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::open(path, flags, Mode::empty())
-            .map(File::from)
-            .map_err(|error| not_opened(path, error.into()))?;
+        let file = trusted::open_to_look(path).map_err(|error| not_opened(path, error))?;
         let metadata = file.metadata().map_err(|error| fail("can't read the spool", error))?;
         if !metadata.is_file() {
             return Err(Error::file(path, "this is no spool", "not a regular file"));
@@ -90,8 +86,9 @@ fn looked_at(layout: &Layout, extent: Extent) -> usize {
 /// Why the spool can't be opened, and what to do about it.
 fn not_opened(path: &Path, error: io::Error) -> Error {
     let owner = std::fs::symlink_metadata(path).map(|metadata| metadata.uid());
+    let denied = error.raw_os_error() == Some(nix::libc::EACCES);
     match (error.kind(), owner) {
-        (io::ErrorKind::PermissionDenied, Ok(owner)) => Error::File {
+        (_, Ok(owner)) if denied => Error::File {
             path: path.to_path_buf(),
             message: format!(
                 "permission denied: the spool belongs to user {owner}, and we run as user {}. Run \

@@ -172,7 +172,9 @@ impl Work {
     /// Steps 2 and 3.
     fn compress_to(&self, path: &Path, part: &Path) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        let from = options.read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+        // Whatever somebody may have put there meanwhile is not waited for, nor followed.
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let from = options.read(true).custom_flags(flags).open(path)?;
         let metadata = from.metadata()?;
         let to = {
             let _turn = self.turn.take_to_work()?;

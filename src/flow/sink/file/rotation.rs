@@ -234,7 +234,9 @@ impl FileSink {
         options.append(true).create(true).mode(mode & 0o777).custom_flags(flags);
         let new = options.open(&self.place)?;
         let metadata = new.metadata()?;
-        if metadata.len() > 0 || !metadata.is_file() {
+        // What somebody has put there meanwhile is not ours to change.
+        let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.nlink() == 1;
+        if metadata.len() > 0 || !metadata.is_file() || !ours {
             return Ok(());
         }
         if (metadata.uid(), metadata.gid()) != (model.uid(), model.gid()) {
