@@ -285,27 +285,16 @@ impl JsonLine<'_> {
     /// With the line's end. Strings and a number: this can't fail, and if it did, no line is better
     /// than a panic.
     fn json(&self) -> Option<String> {
-        let mut json = serde_json::to_string(self).ok()?;
-        // JSON leaves DEL and C1 controls as they are, but terminals obey them.
-        if json.contains(char::is_control) {
-            json = json.chars().fold(String::new(), |mut text, character| {
-                match character.is_control() {
-                    true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
-                    false => text.push(character),
-                }
-                text
-            });
-        }
+        let mut json = harmless_json(serde_json::to_string(self).ok()?);
         json.push('\n');
         Some(json)
     }
 }
 
-/// Makes a text fit into one line and harmless on a terminal: control characters and line
-/// separators are written as escapes, all else stays. A backslash stays, too: this is for eyes.
+/// Makes a text fit into one line and harmless on a terminal: control characters, line separators and
+/// what is not seen or turns a line around are written as escapes, all else stays. A backslash stays,
+/// too: this is for eyes.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    let is_harmful =
-        |character: char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
     }
@@ -323,6 +312,36 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// JSON leaves DEL and C1 controls as they are, but terminals obey them: the same object, with escapes for
+/// what [`escape`] replaces.
+pub(crate) fn harmless_json(json: String) -> String {
+    // A line end as it is stands between values, and never in a text.
+    let is_harmful = |character: char| character != '\n' && is_harmful(character);
+    if !json.contains(is_harmful) {
+        return json;
+    }
+    json.chars().fold(String::with_capacity(json.len() + 8), |mut text, character| {
+        match is_harmful(character) {
+            // None of them is beyond four digits.
+            true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            false => text.push(character),
+        }
+        text
+    })
+}
+
+/// Would it steer a terminal, or show a line as another than it is?
+fn is_harmful(character: char) -> bool {
+    matches!(
+        character,
+        '\u{061c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    ) || character.is_control()
 }
 
 #[cfg(test)]

@@ -188,8 +188,10 @@ impl From<Outcome> for std::process::ExitCode {
         match outcome.result {
             Ok(report) => report.exit_code().code().into(),
             Err(error) => {
+                let text = error.to_string();
+                let lines: Vec<_> = text.lines().map(crate::log::escape).collect();
                 // A closed standard error is no reason for another exit code.
-                let _said = writeln!(std::io::stderr(), "procsig: error: {error}");
+                let _said = writeln!(std::io::stderr(), "procsig: error: {}", lines.join("\n"));
                 error.exit_code().code().into()
             }
         }

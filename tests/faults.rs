@@ -8,7 +8,6 @@ use support::processes::children_of;
 use support::verdict::{Before, End, assert_no_stray_file, goes_on_to_the_end, judge};
 use support::{
     Balance, Ended, Freezer, Handle, Place, Process, Running, Seed, Signal, WATCHDOG, log, needs,
-    wait_until,
 };
 
 const OPTIONS: [&str; 4] = ["-P", "2", "-j", "2"];

@@ -10,6 +10,7 @@ use super::{complain, count, print, summary};
 use crate::config::raw::{self, Loaded, Overrides};
 use crate::daemon::Daemon;
 use crate::error::{Error, ExitCode, Mistake, Mistakes, Wrong};
+use crate::log::harmless_json;
 
 /// Says whether a configuration file is valid: to people, or as JSON.
 pub(super) fn check(
@@ -74,7 +75,7 @@ fn report(path: &Path, loaded: &Result<Loaded, Error>) -> Result<ExitCode, Error
         "warnings": warnings,
         "would": loaded.as_ref().ok().map(|loaded| summary::json(&loaded.config)),
     });
-    print(&format!("{object:#}\n")).map(|_| code)
+    print(&harmless_json(format!("{object:#}\n"))).map(|_| code)
 }
 
 fn as_json(path: &Path, all: &Mistakes, mistake: &Mistake) -> Value {

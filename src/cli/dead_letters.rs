@@ -1,7 +1,7 @@
 //! `procsig dead-letters`: the jobs that have failed for good, one a line, to be run again.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use base64::Engine;
@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use crate::error::{Error, ExitCode};
+use crate::log::escape;
 
 /// What is needed of a line. Whatever else stands there is for others.
 #[derive(Deserialize)]
@@ -27,10 +28,14 @@ struct DeadLetter {
 pub(super) fn print(path: &Path, complain: impl Fn(&str)) -> Result<ExitCode, Error> {
     let unreadable = |error| Error::file(path, "can't read the dead letters", error);
     let file = BufReader::new(File::open(path).map_err(unreadable)?);
-    let mut out = BufWriter::new(io::stdout().lock());
+    let out = io::stdout().lock();
+    // A person sees what it says; what it goes into gets the bytes.
+    let is_seen = out.is_terminal();
+    let mut out = BufWriter::new(out);
     let mut code = ExitCode::Success;
     for (number, line) in (1_u64..).zip(file.split(b'\n')) {
         let job = match job_of(&line.map_err(unreadable)?) {
+            Ok(job) if is_seen => escape(&String::from_utf8_lossy(&job)).into_owned().into_bytes(),
             Ok(job) => job,
             Err(message) => {
                 complain(&format!("{}:{number}: {message}", path.display()));

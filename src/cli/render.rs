@@ -2,6 +2,7 @@
 //!
 //! The first line of each is `FILE:LINE:COLUMN: KEY: what is wrong`, for editors and scripts.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -93,7 +94,7 @@ fn below(text: &mut String, (all, mistake): (&Mistakes, &Mistake), style: Style)
 /// A line of the file, and which bytes of it are meant.
 struct Line<'a> {
     number: usize,
-    text: &'a str,
+    text: Cow<'a, str>,
     bytes: Range<usize>,
 }
 
@@ -111,7 +112,38 @@ fn line_of<'a>(all: &'a Mistakes, mistake: &Mistake) -> Option<Line<'a>> {
     // Of what goes on in the next lines, this is the beginning.
     let in_line = |byte: usize| byte.saturating_sub(skipped).min(line.len());
     let bytes = in_line(bytes.start)..in_line(bytes.end);
-    Some(Line { number: range.start.line, text: line, bytes })
+    let text = match is_secret(&mistake.key) {
+        true => Cow::Owned(hidden(line)),
+        false => Cow::Borrowed(line),
+    };
+    Some(Line { number: range.start.line, text, bytes })
+}
+
+/// Mistakes end up in logs that others read, and environments hold passwords.
+fn is_secret(key: &str) -> bool {
+    key.starts_with("workers.") && (key.ends_with(".env") || key.contains(".env."))
+}
+
+/// The line with stars in place of what stands in quotation marks, as many bytes long.
+fn hidden(line: &str) -> String {
+    let (mut text, mut quote, mut escaped) = (String::with_capacity(line.len()), None, false);
+    for character in line.chars() {
+        match quote {
+            None => {
+                quote = Some(character).filter(|it| ['"', '\''].contains(it));
+                text.push(character);
+            }
+            Some(quote_now) if character == quote_now && !escaped => {
+                quote = None;
+                text.push(character);
+            }
+            Some(quote_now) => {
+                escaped = character == '\\' && quote_now == '"' && !escaped;
+                text.extend(std::iter::repeat_n('*', character.len_utf8()));
+            }
+        }
+    }
+    text
 }
 
 /// Writes the line with carets below what is meant, and the label if there is room for it.
@@ -177,10 +209,6 @@ fn cut(line: &Line<'_>, room: usize) -> (String, Range<usize>) {
 fn visible(character: char) -> String {
     match character {
         '\t' => "    ".to_owned(),
-        '\u{200b}'..='\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' => character.escape_unicode().to_string(),
         _ => escape(character.encode_utf8(&mut [0; 4])).into_owned(),
     }
 }
@@ -231,6 +259,21 @@ mod tests {
         let error = raw::load(&path, &Overrides::default(), &Known::default()).unwrap_err();
         let Error::Mistakes(all) = error else { panic!("{error}") };
         mistakes(&all, style).replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn a_mistake_in_an_environment_shows_no_value_of_it() {
+        let text = "[workers.ping]\ncommand = [\"echo\"]\n\
+                    env = { A = \"hünt\\\"er2\", B = 5, C = \"hunter3${NO_SUCH_VARIABLE}\" }\n\n\
+                    [workers.other.env]\nD = ['hunter4']\n";
+        let shown = shown(text, PLAIN);
+        assert!(!shown.contains("nter"), "{shown}");
+        let line = r#"3 | env = { A = "***********", B = 5, C = "**************************" }"#;
+        assert!(shown.contains(line), "{shown}");
+        // The stars take as much room as what they stand for, in bytes: the mark is where it belongs.
+        let mark = shown.lines().skip_while(|it| *it != line).nth(1).expect("a mark");
+        assert_eq!(mark.find('^'), line.find('5'), "{shown}");
+        assert!(shown.contains("D = ['*******']"), "{shown}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::error::{Error, ExitCode};
 use crate::flow::queue::spool::{Extent, Spool};
 use crate::flow::status::facts::Status;
 use crate::flow::status::health;
+use crate::log::harmless_json;
 use crate::sys::{clock, terminal};
 
 /// Columns of a terminal that does not say.
@@ -88,7 +89,7 @@ fn once(arguments: &StatusArguments, spool: &Path) -> Result<ExitCode, Error> {
 fn text(arguments: &StatusArguments, status: &Status, width: usize, rows: Option<usize>) -> String {
     if arguments.json {
         // Numbers and texts: this can't fail.
-        let json = serde_json::to_string(status).unwrap_or_default();
+        let json = harmless_json(serde_json::to_string(status).unwrap_or_default());
         return json + "\n";
     }
     let mut lines = table::lines(status, width, rows, arguments.all);

@@ -9,6 +9,7 @@ use crate::inspect::find;
 use crate::inspect::last_run::LastRun;
 use crate::inspect::timeline::text::Style;
 use crate::inspect::timeline::{self, chart, svg, text};
+use crate::log::harmless_json;
 use crate::sys::clock;
 
 /// Shows how the last run of a spool was stopped, or writes it to a file.
@@ -24,7 +25,7 @@ pub(super) fn show(
 ) -> Result<ExitCode, Error> {
     let run = LastRun::look(&find::spool(given, known)?)?;
     if json {
-        return print(&timeline::json(&run));
+        return print(&harmless_json(timeline::json(&run)));
     }
     let chart = chart::chart(&run, clock::now());
     let style = Style {

@@ -57,3 +57,40 @@ fn said(path: &Path, error: io::Error) -> io::Error {
         format!("can't put torn bytes aside in {}: {error}", path.display()),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn torn_bytes_are_for_their_owner_alone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let mut aside = Quarantine::of(&place.path().join("out")).expect("created");
+        aside.append(b"torn").expect("written");
+        let path = aside.finish().expect("synced");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read(path).expect("read"), b"torn");
+    }
+
+    #[test]
+    fn whatever_is_planted_at_a_quarantine_is_neither_followed_nor_waited_for() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (output, aside) = (place.path().join("out"), place.path().join("out.quarantine"));
+        // Nobody reads it: to open it would take for ever.
+        nix::unistd::mkfifo(&aside, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+        assert!(Quarantine::of(&output).is_err());
+        let _reader = File::options().read(true).write(true).open(&aside).expect("both ends");
+        let error = Quarantine::of(&output).err().expect("still no file").to_string();
+        assert!(error.contains("it is no regular file"), "{error}");
+        std::fs::remove_file(&aside).expect("removed");
+        symlink("elsewhere", &aside).expect("a link");
+        if std::os::unix::fs::lchown(&aside, Some(54_321), None).is_err() {
+            return eprintln!("skipped: only root can give links away");
+        }
+        let error = Quarantine::of(&output).err().expect("not followed").to_string();
+        assert!(error.contains("a symbolic link of user 54321"), "{error}");
+        assert!(!place.path().join("elsewhere").exists());
+    }
+}

@@ -24,6 +24,7 @@ fn log(logger: &dyn Log, level: Level, target: &str, message: &str) {
 fn control_characters_are_escaped_and_all_else_is_kept() {
     assert_eq!(escape("a\nb\r\t\x1b[31m\0\x7f\u{9b}"), "a\\nb\\r\\t\\x1b[31m\\x00\\x7f\\x9b");
     assert_eq!(escape("\u{2028}"), "\\u{2028}");
+    assert_eq!(escape("\u{202e}evil\u{200b}"), "\\u{202e}evil\\u{200b}", "turned around, not seen");
     assert!(matches!(escape("Grüße, 世界 \\ 🦀"), Cow::Borrowed("Grüße, 世界 \\ 🦀")));
 }
 

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// As in a name; a colon would not do on every file system that a file may be copied to.
@@ -26,6 +27,7 @@ pub(crate) const ADDED_MAX: usize = 48;
 /// The output's own name, in its two parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
+    output: PathBuf,
     directory: PathBuf,
     /// With the dot behind it.
     stem: Vec<u8>,
@@ -59,7 +61,8 @@ impl Names {
             extension
         });
         let directory = crate::flow::queue::spool::directory_of(output).to_path_buf();
-        Names { directory, stem, extension: extension.unwrap_or_default() }
+        let output = output.to_path_buf();
+        Names { output, directory, stem, extension: extension.unwrap_or_default() }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -128,16 +131,21 @@ impl Names {
         })
     }
 
-    /// All that are there, oldest first. What is no regular file is none.
+    /// All that are there, oldest first. What is no regular file is none; nor is one of a user who is
+    /// neither this one nor the output's owner: where everybody may put files, names like ours could
+    /// have those that are ours removed as too many.
     ///
     /// # Errors
     /// If the directory can't be read.
     pub(crate) fn all(&self) -> io::Result<Vec<Rotated>> {
+        let owner = std::fs::symlink_metadata(&self.output).map(|output| output.uid()).ok();
+        let owners = [Some(rustix::process::geteuid().as_raw()), owner];
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Some(moment) = self.moment(&entry.file_name()) else { continue };
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let is_ours = |it: std::fs::Metadata| it.is_file() && owners.contains(&Some(it.uid()));
+            if entry.metadata().is_ok_and(is_ours) {
                 all.push(Rotated { moment, path: entry.path() });
             }
         }
@@ -206,6 +214,27 @@ mod tests {
         ] {
             assert_eq!(moment(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn files_of_somebody_else_are_none_of_ours_whatever_their_names_are() {
+        let place = tempfile::tempdir().expect("a directory");
+        let output = place.path().join("pings.jsonl");
+        std::fs::write(&output, "").expect("an output");
+        let names = Names::of(&output);
+        (0..4).for_each(|at| std::fs::write(names.at(MOMENT + at), "").expect("a rotated file"));
+        let planted = [MOMENT + 2, MOMENT + 3].map(|at| names.at(at));
+        for path in &planted {
+            if std::os::unix::fs::chown(path, Some(54_321), None).is_err() {
+                return eprintln!("skipped: only root can give files away");
+            }
+        }
+        assert_eq!(names.all().expect("a look").len(), 2);
+        names.keep(Some(2)).expect("kept");
+        assert!(names.at(MOMENT).exists(), "removed for files of somebody else");
+        // Whoever the output belongs to, its files do.
+        std::os::unix::fs::chown(&output, Some(54_321), None).expect("root may");
+        assert_eq!(names.all().expect("a look").len(), 4);
     }
 
     #[test]
