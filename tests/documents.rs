@@ -35,7 +35,10 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
 /// All documents that are for readers.
 fn documents() -> Vec<PathBuf> {
     let mut all = files("docs", "md");
-    all.extend(["README.md", "ARCHITECTURE.md", "tests/README.md"].map(|name| root().join(name)));
+    all.extend(
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "tests/README.md"]
+            .map(|name| root().join(name)),
+    );
     all
 }
 
