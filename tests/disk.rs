@@ -231,7 +231,8 @@ fn a_file_system_without_inodes_is_refused_before_anything_is_started() {
         place.write("pings.toml", text);
         let mount = format!("mount -t tmpfs -o nr_inodes={inodes} none disk");
         let ended = mounted(&place, &mount, None).finish();
-        let told = "No space left on device (os error 28). Make room, then start again";
+        let told =
+            "No space left on device (os error 28): no inodes are left, so it can hold no more";
         assert_refused(&place, &ended, &[what, told]);
     }
 }
