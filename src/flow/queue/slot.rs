@@ -145,10 +145,11 @@ pub(crate) struct NewJob<'a> {
 impl NewJob<'_> {
     /// Checksum of all that the source writes of it.
     pub(super) fn checksum(&self) -> u32 {
-        [self.seq, self.round, self.offset, self.prefix]
-            .iter()
-            .fold(crc32c::crc32c(self.text), |crc, word| {
-                crc32c::crc32c_append(crc, &word.to_le_bytes())
-            })
+        let mut words = [0; 4 * size_of::<u64>()];
+        let values = [self.seq, self.round, self.offset, self.prefix];
+        for (place, value) in words.chunks_exact_mut(size_of::<u64>()).zip(values) {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+        crc32c::crc32c_append(crc32c::crc32c(self.text), &words)
     }
 }

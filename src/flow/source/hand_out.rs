@@ -12,8 +12,9 @@ use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use std::collections::VecDeque;
 
-/// Jobs that are filled in before idle workers are woken for them.
-const ANNOUNCE_AT: usize = 32;
+/// Jobs that are filled in before an idle worker is woken for them. One, which may be able to do them
+/// all: as many as there are jobs are woken before the source does anything that takes time.
+const WAKE_AT: usize = 32;
 
 pub(super) struct HandOut<'a> {
     pub spool: &'a Spool,
@@ -26,7 +27,7 @@ pub(super) struct HandOut<'a> {
     free: VecDeque<usize>,
     /// The slot behind the one that was filled last.
     next_slot: usize,
-    /// Jobs filled in that no idle worker was woken for yet.
+    /// Jobs filled in since as many idle workers were woken as there were jobs.
     unannounced: usize,
 }
 
@@ -100,8 +101,8 @@ impl<'a> HandOut<'a> {
         let reason = reason_of(too_long);
         self.jobs.fill(index, &NewJob { text, seq, round, offset, prefix, reason });
         self.unannounced += 1;
-        if self.unannounced >= ANNOUNCE_AT {
-            self.announce();
+        if self.unannounced.is_multiple_of(WAKE_AT) {
+            self.jobs.announce(1);
         }
     }
 
@@ -185,6 +186,7 @@ impl<'a> HandOut<'a> {
         bells.source_waits.store(0, Ordering::SeqCst);
     }
 
+    /// To be called before anything that may wait, or takes time: wakes an idle worker for each job.
     pub(super) fn announce(&mut self) {
         if self.unannounced > 0 {
             self.jobs.announce(self.unannounced);
