@@ -129,7 +129,7 @@ impl Buffer<'_, '_> {
     }
 
     /// What a sink of a program's own says about its syncs is its own affair.
-    fn writes_a_file(&self) -> bool {
+    pub(super) fn writes_a_file(&self) -> bool {
         self.sinks.output.beside().is_some()
     }
 
