@@ -67,6 +67,8 @@ mod control;
 mod daemon;
 mod error;
 mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod inspect;
 mod log;
 mod pipeline;

@@ -33,6 +33,17 @@ use crate::log::escape;
 use args::{Cli, Command};
 use render::Style;
 
+/// Shows the mistakes of a configuration in every way that there is.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn show_for_fuzzing(mistakes: &Mistakes) {
+    for (width, color) in [(0, true), (80, false), (1000, false)] {
+        let shown = render::mistakes(mistakes, Style { width, color });
+        let is_control = |c: char| c.is_control() && c != '\n' && !(color && c == '\x1b');
+        assert!(!shown.contains(is_control), "{shown:?}");
+        assert_eq!(shown.is_empty(), mistakes.iter().len() == 0, "{shown:?}");
+    }
+}
+
 /// Reads the command line of this process and does what it says.
 pub(crate) fn main(daemon: Daemon) -> std::process::ExitCode {
     let known = daemon.known();

@@ -19,6 +19,8 @@
 //!    `mistake_tests.rs`. Tests say so if they are forgotten.
 
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod jobs;
 mod known;
 mod limits;

@@ -254,9 +254,13 @@ impl Buffer<'_, '_> {
 
     /// Writes all that was published before the tails, in batches.
     fn flush(&mut self, tails: &[u64]) -> Result<(), Error> {
+        let mut ends = tails.to_vec();
         loop {
             self.gathered.clear();
-            let lanes = self.gather(tails, self.batch_bytes());
+            let lanes = self.gather(&ends, self.batch_bytes());
+            if self.hold_back(&mut ends) {
+                continue;
+            }
             if lanes == self.books.lanes {
                 break;
             }
@@ -287,7 +291,7 @@ impl Buffer<'_, '_> {
             self.dirty = false;
             vitals::note(&vitals::of(self.spool).synced_at, Some(clock::now()));
         }
-        Ok(())
+        self.refuse_to_go_on(tails, &ends)
     }
 
     /// Puts the header before what was gathered, if the output is empty.
@@ -480,6 +484,8 @@ impl Buffer<'_, '_> {
     }
 }
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod own_sink_tests;
 #[cfg(test)]

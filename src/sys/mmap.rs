@@ -171,7 +171,7 @@ impl Mapping {
     }
 
     /// Copies a few bytes out.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
         let mut bytes = Vec::new();
         self.append_to(offset, N, &mut bytes);

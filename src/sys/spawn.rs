@@ -37,7 +37,7 @@ mod running;
 
 pub(crate) use leader::reap_given_up;
 pub(crate) use output::Output;
-pub(crate) use piped::Piped;
+pub(crate) use piped::{Piped, Ready};
 pub(crate) use running::{Running, Waited};
 
 use leader::Leader;
@@ -249,7 +249,8 @@ impl CommandLine {
         }
     }
 
-    fn fill_in(&self, job: &[u8]) -> Result<Vec<Cow<'_, CStr>>, StartError> {
+    /// The arguments for a job: the job in each of its places, whatever it holds.
+    pub(crate) fn fill_in(&self, job: &[u8]) -> Result<Vec<Cow<'_, CStr>>, StartError> {
         let mut filled = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {
             filled.push(match argument {

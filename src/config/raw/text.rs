@@ -14,6 +14,11 @@ const LENGTH_MAX: u64 = 1 << 20;
 /// Reads a configuration file.
 pub(super) fn read(path: &Path) -> Result<String, Mistakes> {
     let bytes = bytes(path).map_err(|wrong| Mistakes::of_file(path, wrong))?;
+    of_bytes(path, bytes)
+}
+
+/// The text that a file of these bytes is.
+pub(super) fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<String, Mistakes> {
     let (invalid, valid_length) = match String::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => return Ok(text),
         Ok(text) => {

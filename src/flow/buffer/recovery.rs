@@ -7,8 +7,9 @@ use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::commit::Commit;
 use crate::flow::queue::processes;
+use crate::flow::queue::repair::done_in;
 use crate::flow::sink::surplus::Found;
-use crate::flow::sink::{Batch, Position};
+use crate::flow::sink::{Batch, Position, Sink};
 use crate::sys::atomic::Ordering;
 use std::io;
 use std::path::PathBuf;
@@ -35,14 +36,23 @@ impl Buffer<'_, '_> {
         if intent.rotation != 0 {
             return self.go_on_rotating(&intent);
         }
-        let ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
-        let lanes = self.gather(&ends, usize::MAX);
+        let mut ends: Vec<u64> = intent.lanes.iter().map(|mark| mark.offset).collect();
+        let mut lanes = self.gather(&ends, usize::MAX);
+        // One that knows batches by their numbers may have all of it, with what is torn by now.
+        let held = !self.sinks.output.tells_by_number() && self.hold_back(&mut ends);
+        if held {
+            self.gathered.clear();
+            lanes = self.gather(&ends, usize::MAX);
+        }
         let done = self.open_sinks(intent.sinks, intent.number())?;
         log::info!(
             "going on with the batch that was being written: {} of {} bytes are there",
             done[0] + done[1],
             self.gathered.bytes()
         );
+        if held || !self.gathered.torn.is_empty() {
+            self.cut_surplus(intent.sinks, done)?;
+        }
         self.put_torn_aside()?;
         let next = self.books_after(lanes);
         self.write_all(next.number(), done)?;
@@ -77,6 +87,23 @@ impl Buffer<'_, '_> {
             None => 0,
         };
         Ok([done, done_of_dead])
+    }
+
+    /// A part of the batch is torn that was not when it was being written: what stands in a file behind
+    /// the rest may be of that part, and is put aside.
+    fn cut_surplus(&mut self, begin: [Option<Position>; 2], done: [usize; 2]) -> Result<(), Error> {
+        let cut = |sink: &mut dyn Sink, index: usize| {
+            let (Some(begin), Some(at)) = (begin[index], sink.position()) else { return Ok(()) };
+            let ours = begin.len.saturating_add(done[index] as u64);
+            let is_same = (begin.device, begin.inode) == (at.device, at.inode);
+            let is_file = sink.beside().is_some();
+            match at.len.checked_sub(ours) {
+                Some(surplus @ 1..) if is_same && is_file => sink.cut(&vec![0; surplus as usize]),
+                _ => Ok(()),
+            }
+        };
+        cut(&mut *self.sinks.output, 0)?;
+        self.sinks.dead_letters.as_deref_mut().map_or(Ok(()), |sink| cut(sink, 1))
     }
 
     /// A sink may have said for the first time where it stands: killed in its first batch, it is to
@@ -205,6 +232,35 @@ impl Buffer<'_, '_> {
 
     fn boots(&self) -> u64 {
         self.spool.run().boots.load(Ordering::Acquire)
+    }
+
+    /// Jobs that count as done can have results that were torn since. Only a start can make them ready
+    /// again: until then nothing behind them is read, or they would be committed, and lost. Says whether
+    /// that is so, and lets what is gathered end before them.
+    pub(super) fn hold_back(&self, ends: &mut [u64]) -> bool {
+        let mut held = false;
+        for torn in &self.gathered.torn {
+            if torn.from < ends[torn.lane] && done_in(self.spool, *torn).next().is_some() {
+                ends[torn.lane] = torn.from;
+                held = true;
+            }
+        }
+        held
+    }
+
+    /// All else is written; what was held back is for the next start.
+    pub(super) fn refuse_to_go_on(&mut self, tails: &[u64], ends: &[u64]) -> Result<(), Error> {
+        let Some(lane) = (0..tails.len()).find(|lane| ends[*lane] < tails[*lane]) else {
+            return Ok(());
+        };
+        self.sync()?;
+        let message = format!(
+            "lane {lane}: results of jobs that are done, from offset {} on, were damaged before they \
+             were written: a worker has written where it must not, or memory is bad. None of them was \
+             written; start it again, and these jobs are run again",
+            ends[lane]
+        );
+        Err(Error::file(&self.spool.path, "the spool is damaged", message))
     }
 
     /// Puts the torn bytes of what was gathered aside, before anybody may overwrite them.

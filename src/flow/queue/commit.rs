@@ -157,12 +157,18 @@ impl Commit {
         self.synced = Synced { results, dead_letters, jobs_done, jobs_failed, lanes };
     }
 
+    /// Words of a commit, or of an intent, behind the head of its record.
+    pub(crate) fn words(lanes: usize) -> usize {
+        COMMIT_FIXED + COMMIT_PER_LANE * lanes
+    }
+
     /// The newest commit.
     pub(crate) fn load(spool: &Spool) -> Commit {
-        record::load_newest(&spool.mapping, spool.layout.commit, words(spool.lanes())).map_or_else(
-            || Commit::initial(spool.lanes()),
-            |(generation, words)| Commit::from_words(generation, &words),
-        )
+        record::load_newest(&spool.mapping, spool.layout.commit, Commit::words(spool.lanes()))
+            .map_or_else(
+                || Commit::initial(spool.lanes()),
+                |(generation, words)| Commit::from_words(generation, &words),
+            )
     }
 
     /// The generation of the newest commit, or of one that is being stored: has anything changed?
@@ -176,12 +182,12 @@ impl Commit {
     pub(crate) fn is_lost(spool: &Spool) -> bool {
         let (mapping, offsets) = (&spool.mapping, spool.layout.commit);
         record::begun(mapping, offsets) > 1
-            && record::load_newest(mapping, offsets, words(spool.lanes())).is_none()
+            && record::load_newest(mapping, offsets, Commit::words(spool.lanes())).is_none()
     }
 
     /// The intent that was stored last, committed or not.
     pub(crate) fn load_any_intent(spool: &Spool) -> Option<Commit> {
-        record::load(&spool.mapping, spool.layout.intent, words(spool.lanes()))
+        record::load(&spool.mapping, spool.layout.intent, Commit::words(spool.lanes()))
             .map(|(generation, words)| Commit::from_words(generation, &words))
     }
 
@@ -262,10 +268,6 @@ impl Commit {
             rotation: words[15],
         }
     }
-}
-
-fn words(lanes: usize) -> usize {
-    COMMIT_FIXED + COMMIT_PER_LANE * lanes
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(crate) mod slot;
 pub(crate) mod spool;
 pub(crate) mod vitals;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -54,6 +54,34 @@ pub(crate) fn load(mapping: &Mapping, offset: usize, words: usize) -> Option<(u6
     whole.then_some((generation, words))
 }
 
+/// A longer record is not put right: that would take too long. Words.
+const MENDED_MAX: usize = 1200;
+
+/// Puts a record right in which a single bit is wrong, which its checksum can tell; says whether there
+/// was one. To be called when nobody stores.
+///
+/// One that was half stored has the checksum of what was there before: if it differs from that by a
+/// bit, it is that again, which is older than what counts.
+pub(crate) fn mend(mapping: &Mapping, offset: usize, words: usize) -> bool {
+    let word = |index: usize| mapping.at::<AtomicU64>(offset + 8 * index);
+    let mut all: Vec<u64> =
+        (0..RECORD_HEAD + words).map(|index| word(index).load(Ordering::Relaxed)).collect();
+    let is_whole =
+        |all: &[u64]| all[1] != 0 && all[0] == u64::from(checksum(all[1], &all[RECORD_HEAD..]));
+    if words > MENDED_MAX || all.iter().all(|word| *word == 0) || is_whole(&all) {
+        return false;
+    }
+    for bit in 0..64 * all.len() {
+        all[bit / 64] ^= 1 << (bit % 64);
+        if is_whole(&all) {
+            word(bit / 64).store(all[bit / 64], Ordering::Release);
+            return true;
+        }
+        all[bit / 64] ^= 1 << (bit % 64);
+    }
+    false
+}
+
 /// Stores a record, the checksum last.
 pub(crate) fn store(mapping: &Mapping, offset: usize, generation: u64, words: &[u64]) {
     assert_ne!(generation, 0, "generations count from one");
@@ -95,6 +123,24 @@ mod tests {
         assert_eq!(load_newest(&mapping, offsets, 2), Some((2, vec![20, 21])));
         store_next(&mapping, offsets, 3, &[30, 31]);
         assert_eq!(load_newest(&mapping, offsets, 2), Some((3, vec![30, 31])));
+    }
+
+    #[test]
+    fn any_single_bit_that_is_wrong_is_put_right_and_two_are_not() {
+        let (mapping, offset) = (mapping(), 0);
+        assert!(!mend(&mapping, offset, 2), "never stored");
+        store(&mapping, offset, 5, &[10, u64::MAX]);
+        assert!(!mend(&mapping, offset, 2), "nothing is wrong");
+        for bit in 0..4 * 64 {
+            let word = mapping.at::<AtomicU64>(8 * (bit / 64));
+            word.fetch_xor(1 << (bit % 64), Ordering::Relaxed);
+            assert!(mend(&mapping, offset, 2), "bit {bit}");
+            assert_eq!(load(&mapping, offset, 2), Some((5, vec![10, u64::MAX])), "bit {bit}");
+            word.fetch_xor(1 << (bit % 64), Ordering::Relaxed);
+            mapping.at::<AtomicU64>(8 * ((bit / 64 + 1) % 4)).fetch_xor(1 << 7, Ordering::Relaxed);
+            assert!(!mend(&mapping, offset, 2), "bit {bit} and another");
+            store(&mapping, offset, 5, &[10, u64::MAX]);
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@
 //! | **recover**: anywhere in this file | as it was, or partly repaired | done again, with the same outcome |
 //! | recover: rebuild before its rename | the old spool | rebuilt again; what was written before is in its books |
 //! | a disk or a broken worker: frames | units that are none, between head and tail | skipped and put aside by the buffer; at a start their jobs are ready again |
+//! | while it runs: frames of jobs that are done | the same; a claimed slot's `result_end` is in them | the buffer commits nothing of that lane from there on, and ends with 74; then as above |
+//! | a commit, the intent, a place in the list: one bit | its checksum fits with one bit changed | put right |
 //! | tail | less than the head, more than a ring behind it, or between two steps of frames | moved to where units end |
 //! | slot: state | none that we store | ready again |
 //! | slot: what the source wrote | its checksum is wrong | the job fails with that reason |
@@ -54,8 +56,10 @@
 
 use super::commit::Commit;
 use super::jobs::{Jobs, Phase};
+use super::layout::POSITION_WORDS;
 use super::position::ListPosition;
 use super::reader::{Gathered, LaneReader, Mark, Torn, survey};
+use super::record;
 use super::settle::{Orphan, settle};
 use super::spool::Spool;
 use crate::error::Error;
@@ -66,6 +70,7 @@ use crate::sys::atomic::Ordering;
 /// # Errors
 /// If a lane can't be mapped.
 pub(crate) fn repair(spool: &Spool, end: impl FnMut(Orphan)) -> Result<(), Error> {
+    mend_records(spool);
     let books = match Commit::load(spool) {
         books if books.generation == 0 && Commit::is_lost(spool) => restore_books(spool)?,
         books => books,
@@ -84,6 +89,22 @@ pub(crate) fn repair(spool: &Spool, end: impl FnMut(Orphan)) -> Result<(), Error
     }
     settle_all(spool, &torn, end);
     Ok(())
+}
+
+/// Puts the books and places right in which a single bit is wrong.
+fn mend_records(spool: &Spool) {
+    let (layout, batch) = (&spool.layout, Commit::words(spool.lanes()));
+    let books = [layout.commit[0], layout.commit[1], layout.intent].map(|at| (at, batch));
+    let places = layout.position.map(|at| (at, POSITION_WORDS));
+    let records = books.iter().chain(&places);
+    let mended = records.filter(|(at, words)| record::mend(&spool.mapping, *at, *words)).count();
+    if mended > 0 {
+        log::warn!(
+            "{}: a bit was wrong in {mended} of the records of what was written and handed out; it \
+             is put right. Look after the memory and the disk of this machine",
+            spool.path.display()
+        );
+    }
 }
 
 /// Both commits are damaged: what was freed had been committed, and no more is known.
@@ -206,17 +227,14 @@ fn settle_all(spool: &Spool, torn: &[Torn], mut end: impl FnMut(Orphan)) {
         settle(spool, lane as u16, None, &mut end);
     }
     let jobs = Jobs(spool);
+    let lost: Vec<usize> = torn.iter().flat_map(|torn| done_in(spool, *torn)).collect();
     let mut again = 0;
     for index in 0..jobs.len() {
-        let (state, done) = jobs.look(index);
-        let result_end = jobs.slot(index).result_end.load(Ordering::Relaxed);
+        let (state, _) = jobs.look(index);
         let damaged = match state.phase() {
             Phase::Unknown => true,
-            Phase::Claimed(by) if !spool.has_lane(by.lane) => true,
-            Phase::Claimed(by) if done => torn.iter().any(|torn| {
-                torn.lane == usize::from(by.lane) && torn.from < result_end && result_end <= torn.to
-            }),
-            Phase::Claimed(_) | Phase::Free | Phase::Ready => false,
+            Phase::Claimed(by) => !spool.has_lane(by.lane) || lost.contains(&index),
+            Phase::Free | Phase::Ready => false,
         };
         if damaged {
             again += 1;
@@ -231,6 +249,19 @@ fn settle_all(spool: &Spool, torn: &[Torn], mut end: impl FnMut(Orphan)) {
             spool.path.display()
         );
     }
+}
+
+/// The slots of jobs that count as done, and whose results ended in this range.
+pub(crate) fn done_in(spool: &Spool, torn: Torn) -> impl Iterator<Item = usize> {
+    let jobs = Jobs(spool);
+    (0..jobs.len()).filter(move |index| {
+        let (state, done) = jobs.look(*index);
+        let result_end = jobs.slot(*index).result_end.load(Ordering::Acquire);
+        let here = torn.from < result_end && result_end <= torn.to;
+        matches!(state.phase(), Phase::Claimed(by) if usize::from(by.lane) == torn.lane)
+            && done
+            && here
+    })
 }
 
 /// Says how many jobs can't be run any more, since what the source had written of them is damaged. To be

@@ -49,6 +49,8 @@ const UNNAMED_LOOKS: u32 = 200;
 const UNNAMED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 mod build;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod look;
 mod lost;
 

@@ -9,6 +9,8 @@
 
 pub(crate) mod api;
 pub(crate) mod directory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hand_out;
 pub(crate) mod intake;
 pub(crate) mod items;

@@ -52,6 +52,8 @@ use stderr::Listener;
 use talk::{End, Exchanged, Idle, Talk};
 
 mod answer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod stderr;
 mod talk;
 

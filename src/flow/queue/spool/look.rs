@@ -76,7 +76,7 @@ impl Spool {
 }
 
 /// Bytes from the beginning of the file.
-fn looked_at(layout: &Layout, extent: Extent) -> usize {
+pub(super) fn looked_at(layout: &Layout, extent: Extent) -> usize {
     match extent {
         Extent::Books => layout.slots,
         Extent::Jobs => layout.rings,

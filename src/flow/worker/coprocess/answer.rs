@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::Verdict;
 use super::super::command::{JobRef, put, put_base64, put_dead, put_end, put_job, put_text};
@@ -59,7 +59,10 @@ impl Answer {
         let text = std::str::from_utf8(line)
             .map_err(|error| not_json(line, &format!("no UTF-8 at byte {}", error.valid_up_to())))?
             .trim_matches([' ', '\t', '\r']);
-        serde_json::from_str::<Readable>(text)
+        let mut reader = serde_json::Deserializer::from_str(text);
+        Readable { depth: 0 }
+            .deserialize(&mut reader)
+            .and_then(|()| reader.end())
             .map_err(|error| not_json(line, &without_line(&error)))?;
         if text.starts_with('{') && text.contains(ERROR_KEY) {
             // Deeper inside the key means nothing; there the first of these finds none.
@@ -104,57 +107,76 @@ fn not_json(line: &[u8], why: &str) -> String {
     format!("answered with a line that is no JSON ({why}): {shown:?}")
 }
 
+/// So deep an answer may be nested: in its result it stands one deeper, and readers, serde_json among
+/// them, refuse what is 128 deep.
+const DEPTH_MAX: usize = 126;
+
 /// Any JSON that every reader of the output can read as well. The grammar alone would allow
 /// halves of surrogate pairs, numbers beyond all numbers, and any depth.
-struct Readable;
+#[derive(Clone, Copy)]
+struct Readable {
+    /// Of how many lists and objects it is a part.
+    depth: usize,
+}
 
-impl<'de> Deserialize<'de> for Readable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Readable, D::Error> {
-        deserializer.deserialize_any(Reader)
+impl Readable {
+    fn inside<E: Error>(self) -> Result<Readable, E> {
+        match self.depth + 1 {
+            depth @ ..=DEPTH_MAX => Ok(Readable { depth }),
+            _ => Err(E::custom(format_args!("nested more than {DEPTH_MAX} deep"))),
+        }
     }
 }
 
-struct Reader;
+impl<'de> DeserializeSeed<'de> for Readable {
+    type Value = ();
 
-impl<'de> Visitor<'de> for Reader {
-    type Value = Readable;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("JSON")
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Readable, E> {
-        Ok(Readable)
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
-        while items.next_element::<Readable>()?.is_some() {}
-        Ok(Readable)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inside = self.inside()?;
+        while items.next_element_seed(inside)?.is_some() {}
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Readable, A::Error> {
-        while entries.next_entry::<Readable, Readable>()?.is_some() {}
-        Ok(Readable)
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let inside = self.inside()?;
+        while entries.next_entry_seed(inside, inside)?.is_some() {}
+        Ok(())
     }
 }
 

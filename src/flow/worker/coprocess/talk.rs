@@ -13,7 +13,7 @@ use super::super::command::signal_name;
 use super::stderr::Heard;
 use crate::sys::clock;
 use crate::sys::process::Ended;
-use crate::sys::spawn::Piped;
+use crate::sys::spawn::{Piped, Ready};
 
 /// Longest wait for the end of a coprocess that was killed. Beyond it the coprocess is given up.
 const KILL_MAX: Duration = Duration::from_secs(5);
@@ -22,10 +22,41 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 /// code then says more than that.
 const CLOSED_MAX: Duration = Duration::from_secs(1);
 
+/// What a talk needs of a coprocess, see [`Piped`].
+pub(super) trait Streams {
+    fn wait(&self, input: bool, until: Option<Duration>) -> io::Result<Ready>;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn read(&mut self, into: &mut Vec<u8>) -> usize;
+    fn read_rest(&mut self, into: &mut Vec<u8>, max: usize);
+    fn output_is_closed(&self) -> bool;
+}
+
+impl Streams for Piped {
+    fn wait(&self, input: bool, until: Option<Duration>) -> io::Result<Ready> {
+        self.wait(input, until)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn read(&mut self, into: &mut Vec<u8>) -> usize {
+        self.read(into)
+    }
+
+    fn read_rest(&mut self, into: &mut Vec<u8>, max: usize) {
+        self.read_rest(into, max);
+    }
+
+    fn output_is_closed(&self) -> bool {
+        self.output_is_closed()
+    }
+}
+
 /// A coprocess that runs.
 #[derive(Debug)]
-pub(super) struct Talk {
-    piped: Piped,
+pub(super) struct Talk<S = Piped> {
+    piped: S,
     /// In the environment of all that it starts.
     marker: Vec<u8>,
     /// What it has written and nobody has used.
@@ -72,17 +103,9 @@ pub(super) struct End {
     pub(super) given_up: Option<Pid>,
 }
 
-impl Talk {
-    pub(super) fn new(piped: Piped, marker: Vec<u8>, heard: Option<Heard>) -> Talk {
+impl<S: Streams> Talk<S> {
+    pub(super) fn new(piped: S, marker: Vec<u8>, heard: Option<Heard>) -> Talk<S> {
         Talk { piped, marker, received: Vec::new(), proven: false, heard }
-    }
-
-    pub(super) fn pid(&self) -> i32 {
-        self.piped.pid()
-    }
-
-    pub(super) fn start_time(&self) -> u64 {
-        self.piped.start_time()
     }
 
     /// Has it ever answered?
@@ -193,6 +216,16 @@ impl Talk {
                 return Ok(false);
             }
         }
+    }
+}
+
+impl Talk {
+    pub(super) fn pid(&self) -> i32 {
+        self.piped.pid()
+    }
+
+    pub(super) fn start_time(&self) -> u64 {
+        self.piped.start_time()
     }
 
     /// Ends it, if it has not ended by itself, with all that it has started. `run_marker` is in
