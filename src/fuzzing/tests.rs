@@ -1,6 +1,7 @@
 //! Every target with what is kept of its inputs, and with random changes of them.
 
 use super::{TARGETS, Target};
+use crate::flow::queue::spool::random;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -82,10 +83,7 @@ fn replay(name: &str) {
 
 fn change(name: &str) {
     let number = |variable: &str| Some(std::env::var(variable).ok()?.parse().expect("a number"));
-    let seed: u64 = number("PROCSIG_TEST_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.expect("a clock").as_nanos() as u64
-    });
+    let seed: u64 = number("PROCSIG_TEST_SEED").unwrap_or_else(random);
     let (mut random, inputs) = (Random(seed | 1), corpus(name));
     for round in 0..number("PROCSIG_TEST_FUZZ").unwrap_or(CHANGED) {
         let [mut input, other] = [0; 2].map(|_| inputs[random.below(inputs.len())].1.clone());
@@ -96,49 +94,83 @@ fn change(name: &str) {
     }
 }
 
-macro_rules! promises {
-    ($($name:ident: $kept:ident, $changed:ident);+ $(;)?) => {
-        $(
-            #[test]
-            #[cfg_attr(miri, ignore = "maps files")]
-            fn $kept() {
-                replay(stringify!($name));
-            }
-
-            #[test]
-            #[cfg_attr(miri, ignore = "maps files")]
-            fn $changed() {
-                change(stringify!($name));
-            }
-        )+
-
-        #[test]
-        fn every_target_is_replayed_and_has_a_program_in_fuzz() {
-            let names = [$(stringify!($name)),+];
-            assert_eq!(TARGETS.map(|(name, _)| name), names);
-            for name in names {
-                let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
-                let text = std::fs::read_to_string(program.join(format!("{name}.rs")));
-                let call = format!("procsig::fuzzing::{name}");
-                assert!(text.expect("a program").contains(&call), "{name}");
-            }
-        }
-    };
+#[test]
+fn kept_headers_are_sound_or_refused_untouched() {
+    replay("header");
 }
 
-promises! {
-    header: kept_headers_are_sound_or_refused_untouched,
-        changed_headers_are_sound_or_refused_untouched;
-    lanes: of_kept_lanes_what_is_read_was_published_whole_in_order_and_once,
-        of_changed_lanes_what_is_read_was_published_whole_in_order_and_once;
-    jobs: of_kept_tables_each_job_is_as_it_was_written_or_fails,
-        of_changed_tables_each_job_is_as_it_was_written_or_fails;
-    commits: kept_books_are_never_ahead_of_the_lanes_and_double_nothing,
-        changed_books_are_never_ahead_of_the_lanes_and_double_nothing;
-    configuration: kept_configurations_are_valid_or_each_mistake_has_its_place,
-        changed_configurations_are_valid_or_each_mistake_has_its_place;
-    lines: kept_lists_give_each_line_unchanged_or_as_too_long,
-        changed_lists_give_each_line_unchanged_or_as_too_long;
-    answers: kept_answers_belong_to_one_job_each_and_are_readable,
-        changed_answers_belong_to_one_job_each_and_are_readable;
+#[test]
+fn changed_headers_are_sound_or_refused_untouched() {
+    change("header");
+}
+
+#[test]
+fn of_kept_lanes_what_is_read_was_published_whole_in_order_and_once() {
+    replay("lanes");
+}
+
+#[test]
+fn of_changed_lanes_what_is_read_was_published_whole_in_order_and_once() {
+    change("lanes");
+}
+
+#[test]
+fn of_kept_tables_each_job_is_as_it_was_written_or_fails() {
+    replay("jobs");
+}
+
+#[test]
+fn of_changed_tables_each_job_is_as_it_was_written_or_fails() {
+    change("jobs");
+}
+
+#[test]
+fn kept_books_are_never_ahead_of_the_lanes_and_double_nothing() {
+    replay("commits");
+}
+
+#[test]
+fn changed_books_are_never_ahead_of_the_lanes_and_double_nothing() {
+    change("commits");
+}
+
+#[test]
+fn kept_configurations_are_valid_or_each_mistake_has_its_place() {
+    replay("configuration");
+}
+
+#[test]
+fn changed_configurations_are_valid_or_each_mistake_has_its_place() {
+    change("configuration");
+}
+
+#[test]
+fn kept_lists_give_each_line_unchanged_or_as_too_long() {
+    replay("lines");
+}
+
+#[test]
+fn changed_lists_give_each_line_unchanged_or_as_too_long() {
+    change("lines");
+}
+
+#[test]
+fn kept_answers_belong_to_one_job_each_and_are_readable() {
+    replay("answers");
+}
+
+#[test]
+fn changed_answers_belong_to_one_job_each_and_are_readable() {
+    change("answers");
+}
+
+#[test]
+fn every_target_has_inputs_that_are_kept_and_a_program_in_fuzz() {
+    for (name, _) in TARGETS {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+        let text = std::fs::read_to_string(program.join(format!("{name}.rs")));
+        let call = format!("procsig::fuzzing::{name}(");
+        assert!(text.expect("a program").contains(&call), "{name}");
+        assert!(!corpus(name).is_empty(), "{name}");
+    }
 }

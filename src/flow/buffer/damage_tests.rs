@@ -65,7 +65,7 @@ impl Bench {
             }
             let result_end = jobs.result_end(&job);
             let finish = Finish { kind: Kind::JobDone, seq: job.seq, round: 1, result_end };
-            writer.publish(&staged, Some(finish)).expect("room");
+            writer.publish(&mut staged, Some(finish)).expect("room");
         }
     }
 

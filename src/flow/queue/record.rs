@@ -17,13 +17,20 @@ pub(crate) fn load_newest(
     offsets: [usize; 2],
     words: usize,
 ) -> Option<(u64, Vec<u64>)> {
+    let generation = |offset: usize| mapping.at::<AtomicU64>(offset + 8).load(Ordering::Acquire);
+    let mut before = None;
     for _ in 0..LOOKS {
+        let now = offsets.map(generation);
         let records = offsets.map(|offset| load(mapping, offset, words));
         let newest = records.into_iter().flatten().max_by_key(|(generation, _)| *generation);
         if newest.is_some() || begun(mapping, offsets) == 0 {
             return newest;
         }
-        // Both were being stored while they were read: possible only if we were long away.
+        // Both were being stored while they were read: possible only if we were long away, and then
+        // another was begun since the last look. If not, both are damaged.
+        if before.replace(now) == Some(now) {
+            return None;
+        }
         std::thread::yield_now();
     }
     None

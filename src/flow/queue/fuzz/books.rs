@@ -104,7 +104,7 @@ impl<'a, 'c> Story<'a, 'c> {
             let mut writer = LaneWriter::open(self.spool, lane, count).expect("a ring");
             let result_end = AtomicU64::new(u64::MAX);
             let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
-            writer.publish(&staged(&records), Some(finish)).expect("it fits into a lane");
+            writer.publish(&mut staged(&records), Some(finish)).expect("it fits into a lane");
         }
     }
 

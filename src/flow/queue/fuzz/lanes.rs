@@ -104,7 +104,7 @@ impl<'a, 'c> Story<'a, 'c> {
                 let choice = self.choices.byte();
                 let mut record = format!("{number}.{part} ").into_bytes();
                 record.resize(record.len() + usize::from(choice), choice);
-                let dead = as_job && choice % 4 == 0;
+                let dead = as_job && choice.is_multiple_of(4);
                 (if dead { Kind::DeadLetter } else { Kind::Result }, record)
             })
             .collect();
@@ -114,13 +114,13 @@ impl<'a, 'c> Story<'a, 'c> {
         let result_end = AtomicU64::new(u64::MAX);
         let job = Finish { kind, seq: number as u64, round: 1, result_end: &result_end };
         if as_job {
-            let staged = staged(&records);
-            self.writer.publish(&staged, Some(job)).expect("it fits into a lane");
+            let mut staged = staged(&records);
+            self.writer.publish(&mut staged, Some(job)).expect("it fits into a lane");
             assert_eq!(result_end.load(Ordering::Acquire), self.published());
             self.note(kind, records);
         } else {
             for record in records {
-                self.writer.publish(&staged([&record]), None).expect("it fits into a lane");
+                self.writer.publish(&mut staged([&record]), None).expect("it fits into a lane");
                 self.note(Kind::Alone, vec![record]);
             }
         }

@@ -279,5 +279,5 @@ fn publish(jobs: Jobs<'_>, writer: &mut LaneWriter<'_>, job: &Claimed, parts: u6
     let result_end = jobs.result_end(job);
     let kind = if job.reason.is_some() { Kind::JobFailed } else { Kind::JobDone };
     let finish = Finish { kind, seq: job.seq, round: job.round, result_end };
-    writer.publish(&staged(&records), Some(finish)).expect("it fits into a lane");
+    writer.publish(&mut staged(&records), Some(finish)).expect("it fits into a lane");
 }

@@ -20,7 +20,7 @@ use crate::sys::spawn::Ready;
 /// whenever they come, gives each job its own line.
 pub(crate) fn answers(data: &[u8]) {
     let mut choices = Choices::new(data);
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         let len = choices.below(32) as usize;
         let job = choices.bytes(len);
         answer(job, choices.rest());
