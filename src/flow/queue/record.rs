@@ -61,9 +61,6 @@ pub(crate) fn load(mapping: &Mapping, offset: usize, words: usize) -> Option<(u6
     whole.then_some((generation, words))
 }
 
-/// A longer record is not put right: that would take too long. Words.
-const MENDED_MAX: usize = 1200;
-
 /// Puts a record right in which a single bit is wrong, which its checksum can tell; says whether there
 /// was one. To be called when nobody stores.
 ///
@@ -71,22 +68,34 @@ const MENDED_MAX: usize = 1200;
 /// bit, it is that again, which is older than what counts.
 pub(crate) fn mend(mapping: &Mapping, offset: usize, words: usize) -> bool {
     let word = |index: usize| mapping.at::<AtomicU64>(offset + 8 * index);
-    let mut all: Vec<u64> =
-        (0..RECORD_HEAD + words).map(|index| word(index).load(Ordering::Relaxed)).collect();
-    let is_whole =
-        |all: &[u64]| all[1] != 0 && all[0] == u64::from(checksum(all[1], &all[RECORD_HEAD..]));
-    if words > MENDED_MAX || all.iter().all(|word| *word == 0) || is_whole(&all) {
+    let all: Vec<u64> =
+        (1..RECORD_HEAD + words).map(|index| word(index).load(Ordering::Relaxed)).collect();
+    let is = word(0).load(Ordering::Relaxed);
+    let difference = is ^ u64::from(checksum(all[0], &all[1..]));
+    if difference == 0 || (is == 0 && all.iter().all(|word| *word == 0)) {
         return false;
     }
-    for bit in 0..64 * all.len() {
-        all[bit / 64] ^= 1 << (bit % 64);
-        if is_whole(&all) {
-            word(bit / 64).store(all[bit / 64], Ordering::Release);
-            return true;
+    let (index, bit) = if difference.is_power_of_two() {
+        (0, difference.trailing_zeros() as usize)
+    } else {
+        match changed_bit(difference, 64 * all.len()) {
+            Some(bit) => (1 + bit / 64, bit % 64),
+            None => return false,
         }
-        all[bit / 64] ^= 1 << (bit % 64);
-    }
-    false
+    };
+    word(index).fetch_xor(1 << bit, Ordering::AcqRel);
+    true
+}
+
+/// Which of so many bits changes their checksum by this much. What the last of them changes is the
+/// polynomial of CRC-32C (RFC 3720, its bits reversed); one further from the end, what one step of the
+/// division makes of that.
+fn changed_bit(difference: u64, bits: usize) -> Option<usize> {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let steps = |change: &u32| Some((change >> 1) ^ if change & 1 == 1 { POLYNOMIAL } else { 0 });
+    let mut changes = std::iter::successors(Some(POLYNOMIAL), steps).take(bits);
+    let from_end = changes.position(|change| u64::from(change) == difference)?;
+    Some(bits - 1 - from_end)
 }
 
 /// Stores a record, the checksum last.
