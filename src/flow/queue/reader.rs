@@ -252,43 +252,51 @@ impl LaneReader {
         window: &mut Window,
         into: &mut Gathered,
     ) -> Option<Mark> {
+        // Not checked yet, but whatever it is, it is checked as that.
+        if self.head(mark.offset, until, window)?.kind == Kind::Alone {
+            let (head, payload) = self.frame(mark.offset, until, window)?;
+            into.lost = into.lost.wrapping_add(missing(&head, mark));
+            into.enter(head.kind, payload);
+            return Some(Mark { offset: mark.offset + size(&head), records: head.records });
+        }
         let before = into.before();
+        let end = self.job(mark, until, window, into);
+        if end.is_none() {
+            into.back_to(&before);
+        }
+        end
+    }
+
+    /// Gathers the job whose first frame is at `mark`, and says where it ends; `None` if it is not
+    /// there whole.
+    fn job(
+        &self,
+        mark: Mark,
+        until: u64,
+        window: &mut Window,
+        into: &mut Gathered,
+    ) -> Option<Mark> {
         let mut at = mark;
         loop {
-            let Some((head, payload)) = self.frame(at.offset, until, window) else {
-                into.back_to(&before);
-                return None;
-            };
-            let begins = at.offset == mark.offset;
-            let missing =
-                head.records.wrapping_sub(at.records.wrapping_add(head.kind.is_record().into()));
-            let job = match head.kind {
-                Kind::JobDone | Kind::JobFailed => {
-                    JobEnd::from_bytes(payload).filter(|job| job.begin == mark.offset)
-                }
-                Kind::Result | Kind::DeadLetter | Kind::Alone => None,
-            };
-            let fits = match head.kind {
-                Kind::Alone => begins,
-                Kind::Result | Kind::DeadLetter => true,
-                Kind::JobDone | Kind::JobFailed => job.is_some(),
-            };
+            let (head, payload) = self.frame(at.offset, until, window)?;
+            let missing = missing(&head, at);
             // Records can be missing behind torn bytes, never inside of a unit.
-            if !fits || (missing != 0 && !begins) {
-                into.back_to(&before);
+            if head.kind == Kind::Alone || (missing != 0 && at.offset != mark.offset) {
                 return None;
             }
-            into.lost = into.lost.wrapping_add(missing.cast_signed());
+            into.lost = into.lost.wrapping_add(missing);
             into.enter(head.kind, payload);
             at = Mark { offset: at.offset + size(&head), records: head.records };
-            if let (Some(job), Some(jobs)) = (job, &mut into.jobs) {
+            if !matches!(head.kind, Kind::JobDone | Kind::JobFailed) {
+                continue;
+            }
+            let job = JobEnd::from_bytes(payload).filter(|job| job.begin == mark.offset)?;
+            if let Some(jobs) = &mut into.jobs {
                 jobs.push(EndedJob { round: job.round, seq: job.seq, end: at.offset });
             }
-            if job.is_some() || head.kind == Kind::Alone {
-                into.jobs_done += u64::from(head.kind == Kind::JobDone);
-                into.jobs_failed += u64::from(head.kind == Kind::JobFailed);
-                return Some(at);
-            }
+            into.jobs_done += u64::from(head.kind == Kind::JobDone);
+            into.jobs_failed += u64::from(head.kind == Kind::JobFailed);
+            return Some(at);
         }
     }
 
@@ -390,6 +398,12 @@ impl LaneReader {
 
 fn size(head: &Head) -> u64 {
     frame::size(head.len) as u64
+}
+
+/// Records that are missing between the mark and this frame, by their numbers.
+fn missing(head: &Head, mark: Mark) -> i64 {
+    let expected = mark.records.wrapping_add(head.kind.is_record().into());
+    head.records.wrapping_sub(expected).cast_signed()
 }
 
 /// A lane can't have had more records than frames would fit in before it.
