@@ -86,7 +86,8 @@ fn mounted<'a>(place: &'a Place, before: &str, between: Option<&str>) -> Launch<
     let again = again.unwrap_or_default();
     let script = format!(
         "{{ {before}; }} || exit 99\n\"$@\"; code=$?\n{again}\
-         cat disk/out.2*.jsonl disk/out.jsonl >{OUTPUT} 2>/dev/null\nexit $code"
+         {{ zcat disk/out.2*.gz; cat disk/out.2*.jsonl disk/out.jsonl; }} >{OUTPUT} 2>/dev/null\n\
+         ! ls disk/*.part 2>/dev/null || exit 97\nexit $code"
     );
     run(place).under(&["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"])
 }
@@ -182,6 +183,31 @@ fn a_recovery_on_a_full_disk_waits_for_room_and_goes_on_behind_the_half_that_is_
     // Orphans of the first come to this test, which has not looked for them.
     assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.describe());
     assert_eq!(place.read("first"), "137\n", "{}", ended.describe());
+    assert_once(&place, &jobs, &ended);
+}
+
+/// Files that were set aside stay as they are, and give way to the output.
+#[test]
+fn a_disk_that_has_no_room_for_compressed_files_loses_nothing_and_the_output_goes_on() {
+    let test = "a_disk_that_has_no_room_for_compressed_files_loses_nothing";
+    if !needs(test, &["root", "mount", "unshare", "base64"]) {
+        return;
+    }
+    let output = format!("{ON_DISK}\nrotate_bytes = \"100KiB\"\ncompress = \"gzip\"");
+    let (place, jobs) = place(50, &output, "");
+    let mut gate = place.gate();
+    place.work_script("[ $1 != job-50 ] || : < gate; head -c 3000 /dev/urandom | base64 -w0");
+    // One file and its compressed copy fit, and then one as it is; no more.
+    let mount = "mount -t tmpfs -o size=232k none disk";
+    let copied = mounted(&place, mount, None);
+    let run = copied.start();
+    let line = run.until_logged("can't be compressed: No space left on device");
+    assert!(line.message.contains("it stays as it is, and is tried again after"), "{line:?}");
+    gate.open();
+    let ended = run.wait();
+    ended.assert_exit(0);
+    assert_eq!(ended.stderr.matches(" ERROR ").count(), 0, "{}", ended.describe());
+    Balance::of(&ended.log()).assert_even();
     assert_once(&place, &jobs, &ended);
 }
 

@@ -11,6 +11,9 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Before an order is waited for again that could not be received.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
+
 /// What main tells a child. The closing of the channel says the same.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum Order {
@@ -190,7 +193,7 @@ where
     let alone = getppid() != main;
     let Told { reopen, orphaned, limit } = told;
     let hear = move || {
-        while let Some(order) = if alone { None } else { orders.recv().ok() } {
+        while let Some(order) = if alone { None } else { next(&orders, main) } {
             match order {
                 Order::Stop { deadline } => {
                     let left = deadline.saturating_sub(clock::nanos(clock::now()));
@@ -218,6 +221,20 @@ where
         .spawn(hear)
         .map(drop)
         .map_err(Error::system("can't start the thread that waits for the stop"))
+}
+
+/// The next order; `None`: main is gone. That is told by the closing of the channel, and not by a call
+/// that has failed for the moment.
+fn next(orders: &IpcReceiver<Order>, main: Pid) -> Option<Order> {
+    loop {
+        match orders.recv() {
+            Ok(order) => return Some(order),
+            Err(ipc_channel::IpcError::Io(_)) if getppid() == main => {
+                std::thread::sleep(RECEIVE_PAUSE);
+            }
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Ends this process at that moment, if it has not ended before, with all it has started.

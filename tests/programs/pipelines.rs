@@ -2,7 +2,7 @@
 
 mod killed;
 
-use procsig::config::{Buffer, Restart, Rotation, Shutdown, Spool, SyncPolicy};
+use procsig::config::{Buffer, Compression, Restart, Rotation, Shutdown, Spool, SyncPolicy};
 use procsig::{Emitter, Job, JobError, Pipeline, Stop, sink, source};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +37,13 @@ fn main() -> ExitCode {
         ["durable"] => durable(source::lines("jobs.txt"), Rotation::default()),
         ["durable", "-"] => durable(source::stdin(), Rotation::default()),
         ["durable", "rotated"] => durable(source::lines("jobs.txt"), few()),
+        ["durable", "packed"] => durable(
+            source::lines("jobs.txt"),
+            Rotation { compress: Some(Compression::Gzip), ..few() },
+        ),
+        ["durable", "kept"] => {
+            durable(source::lines("jobs.txt"), Rotation { keep: Some(2), ..few() })
+        }
         ["pending", count, flush_records] => pending(count, flush_records),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),

@@ -34,7 +34,7 @@ impl Supervisor<'_> {
                 )
             ),
             Notice::KillingAll(count) => log::error!(
-                "killing what is left ({count}): {}; the spool keeps the rest",
+                "killing what is left ({count}): {}; the spool keeps the rest, start again to go on",
                 self.list(lifecycle.alive())
             ),
             Notice::KillingLastSource => {

@@ -215,6 +215,58 @@ fn a_full_disk_under_the_dead_letters_is_waited_for() {
     assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
 }
 
+/// Dead letters of which the first sync fails, and all others succeed.
+fn unsynced(path: &Path) -> Faulty<'static> {
+    let write = |file: &mut FileSink, bytes: &[u8]| file.write(Batch::of(bytes), 0);
+    let file = open(path, &Format::JsonLines);
+    Faulty { file, write: Box::new(write), syncs: 0, syncs_again: usize::MAX }
+}
+
+/// All that was ever written to the output of this name.
+fn everything(bench: &Bench) -> String {
+    let entries = std::fs::read_dir(bench.directory.path()).expect("the directory");
+    let mut all: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    all.retain(|path| !["spool", "dead"].iter().any(|name| path.ends_with(name)));
+    all.iter().map(|path| std::fs::read_to_string(path).expect("text")).collect()
+}
+
+#[test]
+fn a_batch_whose_dead_letters_can_not_be_synced_is_written_again_and_is_there_once() {
+    let bench = Bench::new(1);
+    let dead = bench.directory.path().join("dead");
+    publish_both(&bench);
+    {
+        let (mut output, mut dead_letters) = (bench.sink(), unsynced(&dead));
+        let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+        drain(&bench, sinks, SyncPolicy::Always).expect("made good");
+    }
+    assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+    assert_eq!(everything(&bench), RESULTS);
+    let books = Commit::load(&bench.spool);
+    assert_eq!((books.totals.results, books.totals.dead_letters), (2, 2));
+    assert!(!processes::is_unsynced(&bench.spool));
+}
+
+#[test]
+fn dead_letters_whose_sync_now_and_then_fails_end_the_run_and_the_next_start_goes_on_behind_them() {
+    let bench = Bench::new(1);
+    let dead = bench.directory.path().join("dead");
+    publish_both(&bench);
+    {
+        let (mut output, mut dead_letters) = (bench.sink(), unsynced(&dead));
+        let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+        let error = drain(&bench, sinks, SyncPolicy::Never).expect_err("no disk").to_string();
+        let told = format!("dead: can't force the output to the disk: bytes 0 to {}", DEAD.len());
+        assert!(error.contains(&told) && error.contains("then start again"), "{error}");
+    }
+    assert!(processes::is_unsynced(&bench.spool), "and nobody of this run tries again");
+    let (mut output, mut dead_letters) = (bench.sink(), open(&dead, &Format::JsonLines));
+    let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
+    drain(&bench, sinks, SyncPolicy::Never).expect("the next start");
+    assert_eq!(std::fs::read_to_string(&dead).expect("dead letters"), DEAD);
+    assert_eq!(everything(&bench), RESULTS);
+}
+
 /// A file that somebody is told of when it is looked at, which is before each batch.
 struct Watched<'a> {
     file: FileSink,
