@@ -244,7 +244,8 @@ fn a_rotation_without_inodes_is_waited_for_says_so_and_loses_nothing() {
 
 // Time.
 
-const SHORT: &str = "[shutdown]\ndeadline = \"4s\"\nflush_reserve = \"2s\"\n";
+const SHORT: &str =
+    "[shutdown]\ndeadline = \"4s\"\nflush_reserve = \"2s\"\n[log]\nlevel = \"debug\"\n";
 
 /// Longer than the deadline.
 const FROZEN: Duration = Duration::from_secs(6);
@@ -259,6 +260,18 @@ fn in_a_freezer<'a>(place: &'a Place, freezer: &Freezer) -> Running<'a> {
         freezer.take(&process.handle().expect("a living process"));
     }
     run
+}
+
+/// From now on they take no new job.
+#[track_caller]
+fn until_both_workers_have_heard(run: &Running) {
+    run.until("both workers to have heard of it", |run| {
+        let log = run.log();
+        let heard = log.iter().filter(|line| {
+            line.role.starts_with("worker ") && line.message.starts_with("told to stop")
+        });
+        (heard.count() == 2).then_some(())
+    });
 }
 
 /// Each job was run once, nobody was killed, and all of it was in order.
@@ -308,10 +321,11 @@ fn a_stop_that_is_asked_for_while_all_is_frozen_is_an_ordered_one_when_it_is_tha
     let run = in_a_freezer(&place, &freezer);
     freezer.freeze();
     run.signal(Signal::TERM);
-    place.write("calm", "");
-    gate.open();
     std::thread::sleep(FROZEN);
     freezer.thaw();
+    until_both_workers_have_heard(&run);
+    place.write("calm", "");
+    gate.open();
     let ended = run.wait();
     ended.assert_exit(5);
     assert_nobody_was_condemned(&place, &ended, &jobs);
@@ -326,18 +340,11 @@ fn a_stop_in_which_all_is_frozen_until_after_the_deadline_condemns_nobody() {
         return;
     }
     let Some(freezer) = Freezer::any(test) else { return };
-    let tables = format!("{SHORT}\n[log]\nlevel = \"debug\"\n");
-    let (place, jobs) = place(12, &tables);
+    let (place, jobs) = place(12, SHORT);
     let mut gate = place.gate();
     let run = in_a_freezer(&place, &freezer);
     run.signal(Signal::TERM);
-    run.until("both workers to have heard of it", |run| {
-        let log = run.log();
-        let heard = log.iter().filter(|line| {
-            line.role.starts_with("worker ") && line.message.starts_with("told to stop")
-        });
-        (heard.count() == 2).then_some(())
-    });
+    until_both_workers_have_heard(&run);
     freezer.freeze();
     std::thread::sleep(FROZEN);
     place.write("calm", "");
