@@ -28,4 +28,6 @@ pub(crate) mod status;
 pub(crate) mod worker;
 
 #[cfg(test)]
+mod damaged_start;
+#[cfg(test)]
 mod single_step;
