@@ -225,7 +225,13 @@ impl<'a, 'c> Story<'a, 'c> {
     fn is_intact(&self, unit: &Unit) -> bool {
         let (mut mark, mut one) = (Mark { offset: unit.begin, records: 0 }, wanting_jobs());
         self.reader.gather(&mut mark, unit.end, usize::MAX, &mut one);
-        one.torn.is_empty()
+        let ended = (one.jobs_done, one.jobs_failed);
+        let kind = match unit.kind {
+            Kind::JobDone => ended == (1, 0),
+            Kind::JobFailed => ended == (0, 1),
+            Kind::Result | Kind::DeadLetter | Kind::Alone => ended == (0, 0),
+        };
+        kind && one.torn.is_empty()
             && one.results.bytes == unit.stream(false)
             && one.dead_letters.bytes == unit.stream(true)
     }
