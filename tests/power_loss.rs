@@ -427,3 +427,36 @@ fn whatever_pages_a_disk_has_of_it_a_job_is_there_twice_only_if_its_result_outli
     }
     eprintln!("{}: {twice} records twice, {gone} jobs gone, {failed} times damaged", 2 * images());
 }
+
+/// What the disk has of the output must never be newer than what it has of the spool.
+#[test]
+fn the_disk_begins_with_the_output_only_right_after_the_spool_was_synced() {
+    if !needs("the_disk_begins_with_the_output", &["strace"]) {
+        return;
+    }
+    let place = Place::new();
+    place.jobs(150);
+    place.config("max_output = \"900KiB\"");
+    let text = place.read("pings.toml");
+    place.write(
+        "pings.toml",
+        text.replace("file = \"out.jsonl\"", "file = \"out.jsonl\"\nsync = \"60s\""),
+    );
+    // Together more than after which the disk begins.
+    place.work_script("head -c 900000 /dev/zero | tr '\\0' x");
+    let trace = place.private("trace");
+    let file = trace.to_str().expect("UTF-8");
+    let calls = "trace=write,fdatasync,sync_file_range";
+    let strace = ["strace", "-f", "-y", "-o", file, "-e", calls];
+    place.command(&["run", "pings.toml"]).under(&strace).finish().assert_exit(0);
+    let text = std::fs::read_to_string(&trace).expect("a trace");
+    // Of the buffer, which is the only one that writes the output.
+    let of_output = |line: &&str| line.contains("/out.jsonl>") || line.contains(".spool>");
+    let calls: Vec<&str> = text.lines().filter(of_output).collect();
+    let begun = |line: &str| line.contains("sync_file_range(");
+    assert!(calls.iter().any(|line| begun(line)), "it was never begun: {} calls", calls.len());
+    for pair in calls.windows(2).filter(|pair| begun(pair[1])) {
+        assert!(pair[0].contains("fdatasync(") && pair[0].contains(".spool>"), "{pair:#?}");
+        assert!(pair[1].contains("/out.jsonl>"), "{pair:#?}");
+    }
+}

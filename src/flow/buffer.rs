@@ -67,6 +67,7 @@ pub(crate) fn run(
         oldest: None,
         synced: clock::now(),
         dirty: true,
+        not_begun: 0,
         insane: vec![false; spool.lanes()],
         unsynced: false,
         spool_looked_at: Some(clock::now()),
@@ -109,6 +110,8 @@ struct Buffer<'a, 's> {
     synced: Duration,
     /// Something was written since the last sync.
     dirty: bool,
+    /// Bytes that were written since the disk has begun with those before them.
+    not_begun: usize,
     /// Lanes whose tail is none that a worker can have stored. Nothing more is read of them.
     insane: Vec<bool>,
     /// A sync has just failed.
@@ -279,6 +282,7 @@ impl Buffer<'_, '_> {
             self.commit(next)?;
             if !self.syncs_always() {
                 self.free();
+                self.begin_write_back()?;
             } else if self.sinks.output.tells_by_number() {
                 // Its number is all that tells this batch from the next, whose intent takes the
                 // place of this one's.
@@ -410,6 +414,7 @@ impl Buffer<'_, '_> {
         self.books = next;
         self.sync_spool()?;
         self.synced = clock::now();
+        self.not_begun = 0;
         vitals::note(&vitals::of(self.spool).synced_at, Some(self.synced));
         self.dirty = false;
         full_fence();

@@ -72,12 +72,13 @@ pub(crate) fn close_foreign(mut numbers: Vec<RawFd>) {
 /// Has the disk begin to write what this file has in memory from `from` on, and does not wait for it.
 ///
 /// A hint, and no sync: nothing is promised, and an error is left for the next sync to tell.
-pub(crate) fn begin_write_back(file: impl AsFd, from: u64, len: u64) {
-    let number = file.as_fd().as_raw_fd();
-    let (from, len) = (from.cast_signed(), len.cast_signed());
+pub(crate) fn begin_write_back(file: impl AsFd, from: u64) {
+    const TO_THE_END: i64 = 0;
+    let (number, from) = (file.as_fd().as_raw_fd(), from.cast_signed());
     // SAFETY: takes numbers only, and the descriptor is open.
-    let _hint =
-        unsafe { nix::libc::sync_file_range(number, from, len, nix::libc::SYNC_FILE_RANGE_WRITE) };
+    let _hint = unsafe {
+        nix::libc::sync_file_range(number, from, TO_THE_END, nix::libc::SYNC_FILE_RANGE_WRITE)
+    };
 }
 
 /// Makes descriptor 0 `/dev/null`, so that this process does not hold the input open.

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// Between two looks whether the spool has its name.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
+/// Bytes after which the disk begins to write.
+const WRITE_BACK: usize = 64 << 20;
+
 impl Buffer<'_, '_> {
     /// Looks whether the places are still as they were left. A new one is committed before anything
     /// is written there: after a power loss its records would be nobody's.
@@ -73,6 +76,25 @@ impl Buffer<'_, '_> {
         let now = self.sinks.positions();
         let moved = now.iter().map(file).ne(self.books.sinks.iter().map(file));
         if moved { self.sync() } else { Ok(()) }
+    }
+
+    /// Lets the disk begin with the output while more is gathered, after every few MiB: a sync, for which
+    /// everybody may have to wait, finds little left to do then.
+    ///
+    /// As in a sync the spool goes first: an output that has outlived a power loss must not be newer
+    /// than the books.
+    pub(super) fn begin_write_back(&mut self) -> Result<(), Error> {
+        self.not_begun += self.gathered.bytes();
+        if self.not_begun < WRITE_BACK || !matches!(self.policy.sync, SyncPolicy::Every(_)) {
+            return Ok(());
+        }
+        self.not_begun = 0;
+        self.sync_spool()?;
+        self.sinks.output.begin_write_back();
+        if let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() {
+            dead_letters.begin_write_back();
+        }
+        Ok(())
     }
 
     /// Syncs the sinks; if that fails, notes it before anything else can happen.

@@ -20,7 +20,6 @@ use super::surplus::Surplus;
 use super::{Batch, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
-use crate::flow::queue::layout::PAGE;
 use crate::flow::queue::spool::{directory_of, sync_directory};
 use crate::sys::{descriptor, disk, lock, trusted};
 use held::Held;
@@ -34,9 +33,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const CANT_OPEN: &str = "can't open the output";
-
-/// Bytes after which the disk begins to write. A sync after every flush leaves it less than that.
-const WRITE_BACK: u64 = 4 << 20;
 
 /// Does this path name what something else has open, such as `/dev/stdout`, and no file of its own?
 pub(crate) fn is_alias(path: &Path) -> bool {
@@ -78,8 +74,6 @@ pub(crate) struct FileSink {
     /// A regular file has positions; a pipe or a terminal has none.
     regular: bool,
     at: Position,
-    /// The disk has begun with the bytes up to here.
-    begun: u64,
     rotating: Rotating,
     /// Keeps the file locked beyond this process.
     held: Option<Held>,
@@ -130,7 +124,7 @@ impl FileSink {
         let place = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let (path, rotating) = (path.to_path_buf(), Rotating::default());
         let at = place_of(&file).map_err(|error| Error::to_remedy(&path, CANT_OPEN, &error))?;
-        Ok(FileSink { path, place, shape, file, regular, at, begun: at.len, rotating, held })
+        Ok(FileSink { path, place, shape, file, regular, at, rotating, held })
     }
 
     /// Does an existing file begin as it should?
@@ -258,7 +252,6 @@ impl FileSink {
                         // can't be asked, the bytes are written all the same.
                         let end = self.file.stream_position().unwrap_or(self.at.len);
                         self.note_length(end);
-                        self.begin_write_back();
                     }
                     return Ok(written);
                 }
@@ -268,18 +261,6 @@ impl FileSink {
                     return Err(self.of_length(error));
                 }
             }
-        }
-    }
-
-    /// Lets the disk begin with what was written, a few MiB at a time: it works while more is
-    /// gathered, and the next sync, for which everybody may have to wait, finds little left to do.
-    fn begin_write_back(&mut self) {
-        let pages = self.at.len - self.at.len % PAGE as u64;
-        // Another file, or one that was cut.
-        self.begun = self.begun.min(pages);
-        if pages - self.begun >= WRITE_BACK {
-            descriptor::begin_write_back(&self.file, self.begun, pages - self.begun);
-            self.begun = pages;
         }
     }
 
@@ -420,6 +401,12 @@ impl Sink for FileSink {
     fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
         self.append(&batch.bytes[done..]).map(|written| done + written)
     }
+    fn begin_write_back(&mut self) {
+        if self.regular {
+            descriptor::begin_write_back(&self.file, self.at.synced.min(self.at.len));
+        }
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         if self.regular {
             self.file.sync_data()?;

@@ -138,6 +138,10 @@ pub(crate) trait Sink {
     /// a later call succeeds.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// Lets the disk begin with what was written, and does not wait for it: the next sync finds less
+    /// to do then. Nothing is promised by it.
+    fn begin_write_back(&mut self) {}
+
     /// Lets go of it, once everything is synced.
     fn close(&mut self) {}
 

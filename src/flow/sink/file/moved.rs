@@ -31,7 +31,6 @@ impl FileSink {
             shape: self.shape.clone(),
             file,
             regular: true,
-            begun: self.at.len,
             at: committed,
             rotating: Rotating::default(),
             held: None,
