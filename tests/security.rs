@@ -95,6 +95,7 @@ fn a_link_of_somebody_else_is_not_followed_wherever_it_was_planted() {
             assert!(ended.stderr.contains(what), "{}", ended.describe());
             let why = "it is a symbolic link of user 54321";
             assert!(ended.stderr.contains(why), "{name}: {}", ended.describe());
+            assert!(!ended.stderr.contains("Give this user the right"), "{}", ended.describe());
             assert_eq!(place.read("precious"), "mine\n", "written through {name}");
             assert!(!place.path("not there").exists(), "created through {name}");
             assert!(place.started().is_empty());

@@ -26,7 +26,7 @@ const PROC: u64 = 0x9fa0;
 /// Opens a file, or creates it, if it can be trusted to be the one that is meant.
 ///
 /// # Errors
-/// What the system says; `PermissionDenied`, with who and what to do, if it can't be.
+/// What the system says; or who has put it there, and what to do.
 pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let (file, place) = open_at_end(path, flags, mode)?;
     check_owner(&place, &rustix::fs::fstat(&file)?)?;
@@ -77,7 +77,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
 /// Is it a directory, no link to one, and nobody's but this user's, root's, or `whose`?
 ///
 /// # Errors
-/// `PermissionDenied` if not; what the system says.
+/// Whose it is, if not; what the system says.
 pub(crate) fn check_directory(path: &Path, whose: u32) -> io::Result<()> {
     let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
@@ -157,7 +157,8 @@ fn refused(why: String) -> io::Error {
         "{why}, while this runs as user {own}: not trusted. Remove it, or name another place that only \
          you can write to"
     );
-    io::Error::new(io::ErrorKind::PermissionDenied, message)
+    // Not as a lack of rights, which somebody would be told to give.
+    io::Error::other(message)
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -236,7 +237,7 @@ mod tests {
         }
         for name in ["planted", "own"] {
             let error = append(&path(name)).expect_err(name);
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(error.kind(), io::ErrorKind::Other);
             assert!(error.to_string().contains("a symbolic link of user 54321"), "{error}");
             assert!(check(&path(name)).is_err());
         }
