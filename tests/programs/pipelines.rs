@@ -144,10 +144,15 @@ fn piped(list: &str, pause: Duration) -> ExitCode {
 
 /// A record for each job; every second one is a reason to flush, and each flush is synced.
 fn durable(list: source::List, rotation: Rotation) -> ExitCode {
+    let packs = rotation.compress.is_some();
     Pipeline::new("durable")
         .jobs(list)
-        .worker("durable", |job: &Job, out: &mut Emitter<Record>| {
+        .worker("durable", move |job: &Job, out: &mut Emitter<Record>| {
             std::thread::sleep(Duration::from_millis(2));
+            if packs && job.seq() == 16 {
+                // Compression gives way to all others, and no end of a run waits for it.
+                wait_for_packed();
+            }
             out.emit(&Record { number: job.seq(), text: job.as_str()?.into() })
         })
         .processes(2)
@@ -164,6 +169,17 @@ fn durable(list: source::List, rotation: Rotation) -> ExitCode {
         })
         .run()
         .into()
+}
+
+/// Until there is a compressed file, for a while.
+fn wait_for_packed() {
+    for _ in 0..2000 {
+        let mut files = std::fs::read_dir(".").into_iter().flatten().flatten();
+        if files.any(|file| file.path().extension().is_some_and(|it| it == "gz")) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Some four records in a file.

@@ -12,6 +12,8 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod freezer;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod kills;
 pub mod log;
 pub mod managers;

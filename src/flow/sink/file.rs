@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - Bytes before the committed length are never touched again.
-//! - The file never shrinks, except by bytes that are not ours and not whole: a reader that
-//!   follows it sees each byte once.
+//! - The file never shrinks, except by bytes that are not ours and not whole, and by a batch that
+//!   can't be finished in it: a reader that follows it sees each byte once.
 //! - One pipeline writes it: it is locked as long as one of our processes lives.
 
 mod compress;
