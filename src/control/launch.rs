@@ -222,8 +222,9 @@ impl Launch {
         foreign
     }
 
-    pub(crate) fn wake_all(&self) {
-        self.spool.wake_all();
+    /// After a death; that of a buffer was one of them.
+    pub(crate) fn wake_all(&self, buffer: bool) {
+        self.spool.wake_all(buffer);
     }
 
     /// What is about to run, in a line.

@@ -158,7 +158,8 @@ impl Supervisor<'_> {
                     self.read(results, &mut events, &mut reap);
                 }
                 // They may have owed a wake-up.
-                self.launch.wake_all();
+                let buffer = |event: &Event| matches!(event, Event::Reaped(Child::Buffer, _));
+                self.launch.wake_all(reaped.iter().any(buffer));
             }
             events.extend(reaped);
         }

@@ -172,7 +172,7 @@ impl Place {
                 let jobs = Jobs(spool);
                 await_until(|| (0..jobs.len()).all(|index| jobs.is_pending(index)));
                 stop.request();
-                spool.wake_all();
+                spool.wake_all(true);
             });
             source::run(spool, self.list(), None, true, never.as_fd(), &stop, || {})
                 .expect("readable");
@@ -250,7 +250,7 @@ impl Place {
                     if clock::now() > begun + WATCHDOG {
                         hung.store(true, Ordering::SeqCst);
                         stop_source.request();
-                        spool.wake_all();
+                        spool.wake_all(true);
                     }
                     if !work_once(&spool, &mut writer) {
                         let jobs = Jobs(&spool);
@@ -259,14 +259,14 @@ impl Place {
                     }
                 }
                 stop_buffer.request();
-                spool.wake_all();
+                spool.wake_all(true);
             });
             let sinks: Sinks<'_> = outputs.sinks();
             let written = buffer::run(&spool, sinks, policy(), &stop_buffer, || {});
             if written.is_err() {
                 // As main does: all others are told to stop.
                 stop_source.request();
-                spool.wake_all();
+                spool.wake_all(true);
             }
             source.join().expect("no panic")?;
             written

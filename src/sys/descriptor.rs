@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// The two lowest free descriptor numbers: those that the next `socketpair` will get, as long as
@@ -49,21 +50,36 @@ fn borrow(number: RawFd) -> std::os::fd::BorrowedFd<'static> {
     unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
 }
 
+/// Runs of neighbours among these numbers. Marked in a row instead of sorted: with a thousand children
+/// there are thousands of them, in no order, in each child.
+fn runs(numbers: &[RawFd]) -> Vec<RangeInclusive<RawFd>> {
+    let most = numbers.iter().copied().max().unwrap_or(-1);
+    let mut open = vec![false; usize::try_from(most + 1).unwrap_or(0)];
+    for number in numbers {
+        usize::try_from(*number).into_iter().for_each(|number| open[number] = true);
+    }
+    let mut next = 0;
+    let runs = open.chunk_by(|a, b| a == b).map(|run| {
+        let first = next;
+        next += run.len() as RawFd;
+        (run[0], first..=next - 1)
+    });
+    runs.filter(|(is_open, _)| *is_open).map(|(_, run)| run).collect()
+}
+
 /// Closes the given numbers in this process, runs of neighbours in one system call each.
 ///
 /// For a forked child only: the objects that own the numbers stand in the stack frames and on the
 /// heap of the parent that it never returns to, and are neither used nor dropped.
-pub(crate) fn close_foreign(mut numbers: Vec<RawFd>) {
-    numbers.sort_unstable();
-    numbers.dedup();
-    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
-        let (first, last) = (run[0] as u32, run[run.len() - 1] as u32);
+pub(crate) fn close_foreign(numbers: Vec<RawFd>) {
+    for run in runs(&numbers) {
+        let (first, last) = (*run.start() as u32, *run.end() as u32);
         // SAFETY: nothing in this process uses these numbers, see above.
         let code = unsafe { nix::libc::close_range(first, last, 0) };
         if code != 0 {
             for number in run {
                 // SAFETY: as above; for a kernel without close_range (before 5.9).
-                unsafe { nix::libc::close(*number) };
+                unsafe { nix::libc::close(number) };
             }
         }
     }
@@ -85,4 +101,17 @@ pub(crate) fn begin_write_back(file: impl AsFd, from: u64) {
 pub(crate) fn detach_stdin() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     Ok(rustix::stdio::dup2_stdin(&null)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_closed_together_and_nothing_in_between() {
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[0]), [0..=0]);
+        assert_eq!(runs(&[9, 4, 3, 5, 4, 11, 10]), [3..=5, 9..=11]);
+        assert_eq!(runs(&[-1, 7]), [7..=7], "what is no descriptor is none");
+    }
 }

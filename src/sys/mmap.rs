@@ -136,6 +136,23 @@ impl Mapping {
         Ok(())
     }
 
+    /// From now on this process has nothing there, though the addresses stay taken. The range must be
+    /// whole pages; whoever touches it is killed.
+    pub(crate) fn let_go(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len, "range outside of the mapping");
+        if range.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: MAP_FIXED replaces a part of this mapping. To use it later would be a bug of ours
+        // and ends the process.
+        unsafe {
+            let address = self.base.add(range.start).cast();
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            mmap_anonymous(address, range.len(), ProtFlags::empty(), flags)
+        }?;
+        Ok(())
+    }
+
     /// The shared object at `offset`.
     ///
     /// # Panics

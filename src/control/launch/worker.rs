@@ -49,7 +49,7 @@ impl Launch {
         child::leave_stdin()?;
         let (kind, _) = self.kind(lane);
         limit(&kind.settings)?;
-        self.restrict(Role::Worker)?;
+        self.restrict(Role::Worker(lane))?;
         process::set_environment(RUN_VARIABLE, &run_name(self.run_id));
         for (key, value) in &self.environment {
             process::set_environment(key, value);

@@ -171,6 +171,14 @@ impl Commit {
             )
     }
 
+    /// The head of a lane in the newest commit.
+    pub(crate) fn load_head(spool: &Spool, lane: usize) -> Mark {
+        let first = COMMIT_FIXED + COMMIT_PER_LANE * lane;
+        let words = Self::words(spool.lanes());
+        record::load_part_of_newest(&spool.mapping, spool.layout.commit, words, first)
+            .map_or_else(Mark::default, |[offset, records]| Mark { offset, records })
+    }
+
     /// The generation of the newest commit, or of one that is being stored: has anything changed?
     pub(crate) fn generation(spool: &Spool) -> u64 {
         record::begun(&spool.mapping, spool.layout.commit)

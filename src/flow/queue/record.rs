@@ -17,11 +17,38 @@ pub(crate) fn load_newest(
     offsets: [usize; 2],
     words: usize,
 ) -> Option<(u64, Vec<u64>)> {
+    newest(mapping, offsets, |offset| load(mapping, offset, words))
+}
+
+/// A few words of the newest record of the two that is whole, from `first` on: without room for all of
+/// them, which each of a thousand processes would have to make first.
+pub(crate) fn load_part_of_newest<const N: usize>(
+    mapping: &Mapping,
+    offsets: [usize; 2],
+    words: usize,
+    first: usize,
+) -> Option<[u64; N]> {
+    let load = |offset| {
+        let mut part = [0; N];
+        let generation = read(mapping, offset, words, |index, word| {
+            let place = index.checked_sub(first).and_then(|index| part.get_mut(index));
+            place.into_iter().for_each(|place| *place = word);
+        });
+        Some((generation?, part))
+    };
+    newest(mapping, offsets, load).map(|(_, part)| part)
+}
+
+fn newest<T>(
+    mapping: &Mapping,
+    offsets: [usize; 2],
+    load: impl Fn(usize) -> Option<(u64, T)>,
+) -> Option<(u64, T)> {
     let generation = |offset: usize| mapping.at::<AtomicU64>(offset + 8).load(Ordering::Acquire);
     let mut before = None;
     for _ in 0..LOOKS {
         let now = offsets.map(generation);
-        let records = offsets.map(|offset| load(mapping, offset, words));
+        let records = offsets.map(&load);
         let newest = records.into_iter().flatten().max_by_key(|(generation, _)| *generation);
         if newest.is_some() || begun(mapping, offsets) == 0 {
             return newest;
@@ -52,13 +79,29 @@ pub(crate) fn store_next(mapping: &Mapping, offsets: [usize; 2], generation: u64
 
 /// The record at `offset`, if it is whole.
 pub(crate) fn load(mapping: &Mapping, offset: usize, words: usize) -> Option<(u64, Vec<u64>)> {
+    let mut found = Vec::with_capacity(words);
+    let generation = read(mapping, offset, words, |_, word| found.push(word))?;
+    Some((generation, found))
+}
+
+/// Reads each word of a record once. Its generation, if it is whole.
+fn read(
+    mapping: &Mapping,
+    offset: usize,
+    words: usize,
+    mut each: impl FnMut(usize, u64),
+) -> Option<u64> {
     let word = |index: usize| mapping.at::<AtomicU64>(offset + 8 * index);
     let expected = word(0).load(Ordering::Acquire);
     let generation = word(1).load(Ordering::Relaxed);
-    let words: Vec<u64> =
-        (0..words).map(|index| word(RECORD_HEAD + index).load(Ordering::Relaxed)).collect();
-    let whole = generation != 0 && expected == u64::from(checksum(generation, &words));
-    whole.then_some((generation, words))
+    let mut checksum = Checksum::default();
+    checksum.add(generation);
+    for index in 0..words {
+        let word = word(RECORD_HEAD + index).load(Ordering::Relaxed);
+        checksum.add(word);
+        each(index, word);
+    }
+    (generation != 0 && expected == u64::from(checksum.end())).then_some(generation)
 }
 
 /// Puts a record right in which a single bit is wrong, which its checksum can tell; says whether there
@@ -110,10 +153,39 @@ pub(crate) fn store(mapping: &Mapping, offset: usize, generation: u64, words: &[
 }
 
 fn checksum(generation: u64, words: &[u64]) -> u32 {
-    // In one call: of a few bytes at a time the call is what takes the time.
-    let bytes: Vec<u8> =
-        std::iter::once(&generation).chain(words).flat_map(|word| word.to_le_bytes()).collect();
-    crc32c::crc32c(&bytes)
+    let mut checksum = Checksum::default();
+    checksum.add(generation);
+    words.iter().for_each(|word| checksum.add(*word));
+    checksum.end()
+}
+
+/// A checksum of words. Many at a time: a call for each of thousands of them takes longer than what
+/// it does.
+struct Checksum {
+    crc: u32,
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Default for Checksum {
+    fn default() -> Checksum {
+        Checksum { crc: 0, bytes: [0; 512], len: 0 }
+    }
+}
+
+impl Checksum {
+    fn add(&mut self, word: u64) {
+        self.bytes[self.len..self.len + 8].copy_from_slice(&word.to_le_bytes());
+        self.len += 8;
+        if self.len == self.bytes.len() {
+            self.crc = crc32c::crc32c_append(self.crc, &self.bytes);
+            self.len = 0;
+        }
+    }
+
+    fn end(&self) -> u32 {
+        crc32c::crc32c_append(self.crc, &self.bytes[..self.len])
+    }
 }
 
 #[cfg(test)]
@@ -156,6 +228,38 @@ mod tests {
             mapping.at::<AtomicU64>(8 * ((bit / 64 + 1) % 4)).fetch_xor(1 << 7, Ordering::Relaxed);
             assert!(!mend(&mapping, offset, 2), "bit {bit} and another");
             store(&mapping, offset, 5, &[10, u64::MAX]);
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_newest_whole_record_is_what_all_of_it_has_there() {
+        let mapping = mapping();
+        let offsets = [0, 4096];
+        let part = |first| load_part_of_newest::<2>(&mapping, offsets, 200, first);
+        assert_eq!(part(0), None);
+        for generation in 1..=3 {
+            let words: Vec<u64> = (0..200).map(|index| generation * 1000 + index).collect();
+            store_next(&mapping, offsets, generation, &words);
+            assert_eq!(load_newest(&mapping, offsets, 200), Some((generation, words)));
+            for first in [0, 61, 62, 63, 64, 198] {
+                let word = generation * 1000 + first as u64;
+                assert_eq!(part(first), Some([word, word + 1]), "from {first} on");
+            }
+        }
+        mapping.at::<AtomicU64>(4096 + 8 * 150).store(99, Ordering::Relaxed);
+        assert_eq!(part(10), Some([2010, 2011]), "the newest is torn, far behind the part");
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_all_words_in_a_row() {
+        for len in [0, 1, 62, 63, 64, 127, 128, 300] {
+            let words: Vec<u64> =
+                (0..len).map(|index: u64| index.wrapping_mul(0x0123_4567_89ab_cdef)).collect();
+            let bytes: Vec<u8> = std::iter::once(&7)
+                .chain(&words)
+                .flat_map(|word: &u64| word.to_le_bytes())
+                .collect();
+            assert_eq!(checksum(7, &words), crc32c::crc32c(&bytes), "{len} words");
         }
     }
 

@@ -38,7 +38,8 @@ pub(crate) struct Spool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Source,
-    Worker,
+    /// The one with this lane.
+    Worker(u16),
     Buffer,
 }
 
@@ -205,21 +206,32 @@ impl Spool {
     }
 
     /// From now on this process can write only what its role writes.
+    ///
+    /// A worker lets go of what nobody but the buffer and the other workers needs of their lanes. For
+    /// each page that is written back, the kernel goes through everybody who has it mapped: with a
+    /// thousand workers who all had the pages of each other, a sync took a second of a processor.
+    /// The producers' pages stay: whether a job of a slot is done is seen by its lane's tail.
     pub(crate) fn restrict(&self, role: Role) -> io::Result<()> {
         let layout = &self.layout;
         let (position, processes) = (layout.position[0], layout.processes);
         let (commit, slots) = (layout.commit[0], layout.slots);
-        let forbidden: &[std::ops::Range<usize>] = match role {
-            Role::Source => &[0..position, commit..slots, layout.producers..layout.total],
-            Role::Worker => &[
-                0..processes,
-                commit..slots,
-                layout.payloads..layout.producers,
-                layout.consumers..layout.total,
-            ],
-            Role::Buffer => &[0..processes, slots..layout.consumers, layout.rings..layout.total],
+        let (producers, consumers) = (layout.producers, layout.consumers);
+        let (rings, total) = (layout.rings, layout.total);
+        let read_only = |ranges: &[std::ops::Range<usize>]| {
+            ranges.iter().try_for_each(|range| self.mapping.make_read_only(range.clone()))
         };
-        forbidden.iter().try_for_each(|range| self.mapping.make_read_only(range.clone()))
+        match role {
+            Role::Source => read_only(&[0..position, commit..slots, producers..total]),
+            Role::Worker(lane) => {
+                let consumer = consumers + usize::from(lane) * PAGE;
+                self.mapping.let_go(consumers..consumer)?;
+                // The own ring is mapped apart.
+                self.mapping.let_go(consumer + PAGE..total)?;
+                let consumer = consumer..consumer + PAGE;
+                read_only(&[0..processes, commit..slots, layout.payloads..producers, consumer])
+            }
+            Role::Buffer => read_only(&[0..processes, slots..consumers, rings..total]),
+        }
     }
 
     /// Maps a lane's ring, twice in a row.
@@ -315,14 +327,15 @@ impl Spool {
     }
 
     /// Wakes everyone who sleeps on a word of this spool: after a death, since the dead may have
-    /// owed a wake-up.
-    pub(crate) fn wake_all(&self) {
+    /// owed a wake-up. Who waits for room in a lane is owed it by the buffer alone: to wake a thousand
+    /// after each of a thousand deaths are a million system calls.
+    pub(crate) fn wake_all(&self, buffer: bool) {
         let bells = self.bells();
         bells.jobs.fetch_add(1, Ordering::SeqCst);
         crate::sys::futex::wake(&bells.jobs, u32::MAX, crate::sys::futex::EVERYONE);
         super::bell::ring_for_sure(&bells.source);
         super::bell::ring_for_sure(&bells.buffer);
-        for lane in 0..self.lanes() {
+        for lane in (0..self.lanes()).filter(|_| buffer) {
             super::bell::ring_for_sure(self.lane_bell(lane));
         }
     }

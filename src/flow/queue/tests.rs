@@ -20,6 +20,8 @@ use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+mod restricted;
+
 /// How long a race is looked for.
 const RACE: Duration = Duration::from_millis(300);
 
@@ -75,7 +77,7 @@ fn publish(spool: &Spool, writer: &mut LaneWriter<'_>, job: &Claimed, records: &
 }
 
 fn writer(spool: &Spool, lane: usize) -> LaneWriter<'_> {
-    let survey = survey(spool, lane, Commit::load(spool).lanes[lane]).expect("ring");
+    let survey = survey(spool, lane, Commit::load_head(spool, lane)).expect("ring");
     LaneWriter::open(spool, lane, survey.end.records).expect("ring")
 }
 

@@ -176,7 +176,7 @@ fn take_over<'a>(
         log::info!("{settled} jobs of the worker before this one are ready again");
         Jobs(spool).announce(settled);
     }
-    survey(spool, lane, Commit::load(spool).lanes[lane])
+    survey(spool, lane, Commit::load_head(spool, lane))
         .and_then(|survey| LaneWriter::open(spool, lane, survey.records))
         .map(Mutex::new)
         .map_err(Error::system("can't map the lane"))
