@@ -4,10 +4,10 @@ use crate::contest::{Better, Row};
 use crate::report::short;
 
 /// Width of the picture, and of its parts, in pixels.
-const WIDTH: f64 = 900.0;
+const WIDTH: f64 = 980.0;
 /// Where bars begin, and where they end at the latest.
-const LEFT: f64 = 370.0;
-const RIGHT: f64 = 840.0;
+const LEFT: f64 = 450.0;
+const RIGHT: f64 = 920.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 13.0;
 const LINE: f64 = 20.0;
