@@ -448,17 +448,22 @@ fn the_output_is_synced_as_the_policy_says_and_always_at_stop() {
         place.write("pings.toml", synced);
         let trace = place.private("trace");
         let strace =
-            ["strace", "-f", "-e", "trace=fdatasync", "-o", trace.to_str().expect("UTF-8")];
+            ["strace", "-fy", "-e", "trace=fdatasync", "-o", trace.to_str().expect("UTF-8")];
         place.command(&["run", "pings.toml"]).under(&strace).finish().assert_exit(0);
         place.results().assert_exactly_once(&jobs);
         let text = std::fs::read_to_string(&trace).expect("the trace");
-        text.matches("fdatasync(").count()
+        // With the path of each file.
+        let spools = text.lines().filter(|line| line.contains("fdatasync("));
+        spools.map(|line| line.contains(".spool>")).collect::<Vec<bool>>()
     };
     // At stop: the spool, the output, and the spool with the commit that says so.
-    assert_eq!(syncs("never"), 3);
-    assert_eq!(syncs("1h"), 3);
+    assert_eq!(syncs("never"), [true, false, true]);
+    assert_eq!(syncs("1h"), [true, false, true]);
     let always = syncs("always");
-    assert!(always >= 3 + 4, "and at each flush: {always}");
+    let outputs = always.iter().filter(|spool| !**spool).count();
+    assert!(outputs >= 4, "and at each flush: {always:?}");
+    // The last commit, and once more at the end what others have stored since.
+    assert!(always.ends_with(&[false, true, true]), "{always:?}");
 }
 
 #[test]

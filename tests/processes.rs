@@ -318,6 +318,39 @@ fn what_jobs_leave_behind_is_gone_when_it_has_ended() {
     goes_on_to_the_end(&place, &[], &jobs);
 }
 
+/// It is in no group and below no process that is ended anyway: only a look at all that is below what
+/// main has inherited finds it.
+#[test]
+fn what_a_killed_worker_leaves_below_another_session_is_gone_while_others_go_on() {
+    let place = Place::new();
+    let jobs = place.jobs(8);
+    place.config("");
+    // `timeout` begins a process group, but no session.
+    place.work_script(
+        "if mkdir once 2>/dev/null; then\n\
+         (timeout 1000 sleep 1000 & echo $! > inner; exec setsid sleep 1000) >/dev/null 2>&1 &\n\
+         fi\n: < gate",
+    );
+    let mut gate = place.gate();
+    let run = place.command(&["run", "pings.toml"]).start();
+    let (inner, outer) = run.until("a tree of two sessions", |_| {
+        let pid = std::fs::read_to_string(place.path("inner")).ok()?.trim().parse().ok()?;
+        let inner = Process::read(pid)?;
+        let outer = Process::read(inner.parent)?;
+        let there = inner.group == pid && outer.session == outer.pid && inner.session != outer.pid;
+        there.then(|| Some((inner.handle()?, outer.handle()?)))?
+    });
+    let workers = run.role(2, "worker ");
+    let worker = workers.iter().find(|worker| worker.process.pid == inner.process.session);
+    assert!(worker.expect("the worker whose session it is").send(Signal::KILL));
+    assert!(inner.wait(support::WATCHDOG), "left behind: {}", inner.process.describe());
+    // What is in no session of a worker is looked for at the end.
+    assert!(!outer.has_ended() && !run.has_ended());
+    gate.open();
+    run.wait().assert_exit(0);
+    place.results().assert_exactly_once(&jobs);
+}
+
 #[test]
 fn what_jobs_leave_behind_is_gone_after_a_stop_too() {
     let (place, _) = place();

@@ -2,62 +2,46 @@
 # Do the tests see what they are there for? Applies small wrong changes to a copy of the sources, one at
 # a time, and runs the tests that should catch each. A change that no test catches is a failure.
 #
-#   bash tests/seeded_bugs.sh [PART OF A NAME]
+#   bash tests/seeded_bugs.sh [PATTERN OF NAMES]
 #
-# Needs git, perl and cargo. About a quarter of a minute for each change. Writes tests/seeded_bugs.txt when
-# all of them were tried.
+# Needs git, perl and cargo. About a quarter of a minute for each change. First the same tests run on the
+# unchanged sources: one that fails there would catch anything.
+#
+# A change that was caught is noted with the sum of all sources, and not tried again as long as they are
+# the same: so they can be tried in pieces. A run of all of them writes tests/seeded_bugs.txt.
+# SEEDED_BUGS_LIMIT: seconds that the tests of one change may take (default 400).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 only=${1:-}
+limit=${SEEDED_BUGS_LIMIT:-400}
 root=$PWD
-copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/seeded}
+# Always the same place: what was compiled of an earlier copy is of use.
+copy=$CARGO_TARGET_DIR/seeded_bugs/copy
+notes=$CARGO_TARGET_DIR/seeded_bugs/caught
+rm -rf "$copy"
+mkdir -p "$copy" "$notes"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
 cd "$copy"
 git init -q . && git add -A && git -c user.name=x -c user.email=x@localhost commit -qm copy
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/seeded}
-results=()
-missed=0
+sources=$(git ls-files -s -- . ':!tests/seeded_bugs.*' | sha256sum)
+names=() files=() olds=() news=() tests=()
 
 # bug NAME FILE OLD NEW TEST-ARGUMENTS...: OLD must stand in FILE exactly once.
 bug() {
-    local name=$1 file=$2 old=$3 new=$4
+    [[ $1 =~ $only ]] || return 0
+    names+=("$1") files+=("$2") olds+=("$3") news+=("$4")
     shift 4
-    [[ $name == *"$only"* ]] || return 0
-    git checkout -q .
-    OLD=$old NEW=$new perl -0pi -e '
-        $n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g;
-        END { exit(($n // 0) == 1 ? 0 : 9) }' "$file" ||
-        { results+=("$(printf '%-62s %s' "$name" "DOES NOT APPLY")"); echo "${results[-1]}"; missed=$((missed + 1)); return 0; }
-    local verdict
-    if ! cargo test -q --no-run "${@:1:2}" >build.log 2>&1; then
-        verdict="DOES NOT COMPILE"
-        grep -m3 '^error' build.log || true
-        missed=$((missed + 1))
-    else
-        local code=0
-        timeout 400 cargo test -q "$@" >test.log 2>&1 || code=$?
-        local tests
-        tests=$(sed -n '/^failures:$/,$ s/^    \([a-z_:0-9]*\)$/\1/p' test.log | sed 's/.*:://' |
-            sort -u | head -n 2 | paste -sd, | sed 's/,/, /g')
-        if [[ $code == 0 || -z $tests ]]; then
-            verdict="NOT CAUGHT (exit code $code)"
-            missed=$((missed + 1))
-        else
-            verdict="caught by $tests"
-        fi
-    fi
-    results+=("$(printf '%-62s %s' "$name" "$verdict")")
-    echo "${results[-1]}"
+    tests+=("$*")
 }
 
 queue=src/flow/queue
 
 # Publishing.
 bug "the tail moves before the frames are copied" $queue/lane.rs \
-    '        self.wait_for_space(needed);
+    '        self.make_room(needed as u64);
         let (mut tail' \
-    '        self.wait_for_space(needed);
+    '        self.make_room(needed as u64);
         self.spool.producer(self.lane).tail.store(self.tail + needed as u64, Ordering::Release);
         let (mut tail' --lib single_step
 bug "result_end is stored after the tail" $queue/lane.rs \
@@ -76,14 +60,46 @@ bug "a job's end is published apart from its records" $queue/lane.rs \
     '            self.spool.producer(self.lane).tail.store(tail, Ordering::Release);
             let Finish { seq, round, .. } = finish;' --lib single_step
 bug "the lane is believed to be empty when it is full" $queue/lane.rs \
-    '        self.capacity.saturating_sub(used)' \
-    '        self.capacity.saturating_sub(used / 2)' --lib flow::
-
+    'freed.saturating_add(self.capacity as u64).max(self.tail);' \
+    'freed.saturating_add(2 * self.capacity as u64).max(self.tail);' --lib waking_tests
+bug "the room that is remembered is too large by one frame" $queue/lane.rs \
+    'freed.saturating_add(self.capacity as u64).max(self.tail);' \
+    'freed.saturating_add((self.capacity + frame::size(1)) as u64).max(self.tail);' --lib waking_tests
+bug "the room that is remembered is never looked at again" $queue/lane.rs \
+    '        let freed = ends::freed(self.spool.consumer(self.lane));' \
+    '        if self.room > self.tail {
+            return self.room - self.tail >= needed;
+        }
+        let freed = ends::freed(self.spool.consumer(self.lane));' --lib waking_tests
+bug "the place in the ring does not wrap" $queue/lane.rs \
+    '        if self.place >= self.capacity {
+            self.place -= self.capacity;
+        }' '' --lib waking_tests
+bug "a writer goes on at another place in the ring than its tail" $queue/lane.rs \
+    'let place = (tail % capacity as u64) as usize;' 'let place = 0 * capacity;' --lib torn_tests
 # Reading.
 bug "a checksum is not checked" $queue/reader.rs \
-    'if head.fits(&out[start..]) {' 'if true || head.fits(&out[start..]) {' --lib torn_tests
+    'head.fits(frame).then(||' '(true || head.fits(frame)).then(||' --lib torn_tests
+bug "the checksum leaves out the last word of the payload" $queue/frame.rs \
+    '&frame[8..])' '&frame[8..(frame.len() - 8).max(HEAD)])' --lib frame::
+bug "the checksum leaves out the length and the kind" $queue/frame.rs \
+    'crc32c::crc32c_append(kind_and_len, &frame[8..])' \
+    'crc32c::crc32c_append(kind_and_len & 0, &frame[8..])' --lib frame::
 bug "a frame of an earlier lap is believed" $queue/reader.rs \
-    'if head.offset != offset || size(&head) > left' 'if size(&head) > left' --lib queue::
+    'if head.offset != offset || size(&head) > until - offset' 'if size(&head) > until - offset' \
+    --lib torn_tests
+bug "a number of records that there can not have been is believed" $queue/reader.rs \
+    ' || !plausible(&head)' '' --lib torn_tests
+bug "the window keeps its bytes when it is filled anew" $queue/reader.rs \
+    '        window.bytes.clear();' '' --lib reader::
+bug "the window is believed to begin where it did before" $queue/reader.rs \
+    '        window.begin = offset;' '' --lib reader::
+bug "the window reaches beyond what is to be read" $queue/reader.rs \
+    'let stretch = left.min(WINDOW.max(len as u64)) as usize;' \
+    'let stretch = (left - left + WINDOW.max(len as u64).min(self.capacity)) as usize;' --lib reader::
+bug "a unit is read beyond the tail" $queue/reader.rs \
+    'self.frame(at.offset, until, window) else {' \
+    'self.frame(at.offset, until.saturating_add(4096), window) else {' --lib single_step
 bug "half of a torn job is handed on" $queue/reader.rs \
     '                into.back_to(&before);
                 return None;
@@ -93,8 +109,11 @@ bug "half of a torn job is handed on" $queue/reader.rs \
             };
             let begins' --lib torn_tests
 bug "the rest of a torn job is taken for a job" $queue/reader.rs \
-    '                    .filter(|job| job.begin == mark.offset),' \
-    '                    .filter(|_| true),' --lib torn_tests
+    'JobEnd::from_bytes(payload).filter(|job| job.begin == mark.offset)' \
+    'JobEnd::from_bytes(payload).filter(|_| true)' --lib torn_tests
+bug "the rest of a torn job is taken for where a job begins" $queue/reader.rs \
+    'Ok((begin, _)) if begin == at => return at,' 'Ok((begin, _)) if begin <= at => return at,' \
+    --lib torn_tests
 bug "a number that is missing is not noticed" $queue/reader.rs \
     'into.lost = into.lost.wrapping_add(missing.cast_signed());' '' --lib torn_tests
 
@@ -129,6 +148,19 @@ bug "the place in the list is saved after slots are freed" src/flow/source/hand_
 bug "jobs in slots do not count for the place in the list" $queue/position.rs \
     'Some(furthest) if furthest.order() > saved.order() => (generation, furthest),' '' --lib queue::tests
 
+# Waking.
+bug "a lane is freed and not rung" src/flow/buffer.rs \
+    '                moved.push(lane);' '                let _: &mut Vec<usize> = &mut moved;' --lib waking_tests
+bug "of the lanes that are freed only the first is rung" src/flow/buffer.rs \
+    'for lane in moved {' 'for lane in moved.into_iter().take(1) {' --lib waking_tests
+bug "the source wakes one worker and never all before it waits" src/flow/source/hand_out.rs \
+    'self.jobs.announce(self.unannounced);' 'self.jobs.announce(1);' --lib hand_out
+bug "the source waits without waking anybody for its last jobs" src/flow/source/hand_out.rs \
+    'if self.unannounced > 0 {' 'if self.unannounced >= WAKE_AT {' --lib hand_out
+bug "the source announces nothing before it waits for a slot" src/flow/source/hand_out.rs \
+    '            self.announce();
+            self.collect();' '            self.collect();' --lib hand_out
+
 # The buffer.
 bug "no intent is stored" src/flow/buffer.rs \
     'next.store_intent(self.spool);' '' --lib buffer::
@@ -156,6 +188,14 @@ bug "with sync always room is given before the commit is synced" src/flow/buffer
             } else' \
     '            self.free();
             ' --lib buffer::
+bug "what others stored in the spool is not synced at the end" src/flow/buffer.rs \
+    '{ self.sync() } else { self.sync_spool() }' '{ self.sync() } else { Ok(()) }' --test jobs is_synced
+bug "what was written is not synced at the end" src/flow/buffer.rs \
+    'if self.dirty || !self.writes_a_file() { self.sync() }' \
+    'if !self.writes_a_file() { self.sync() }' --test jobs is_synced
+bug "a sink of a program'\''s own is not synced at the end" src/flow/buffer.rs \
+    'if self.dirty || !self.writes_a_file() { self.sync() }' 'if self.dirty { self.sync() }' \
+    --lib buffer::
 bug "what a dead buffer had written is not looked for" src/flow/sink/file.rs \
     '        let done = self
             .common_prefix(committed.len, pending)
@@ -167,13 +207,13 @@ bug "what a dead buffer had written of the dead letters is not looked for" src/f
 bug "an output is set aside without an intent" src/flow/buffer/rotate.rs \
     '        intent.store_intent(self.spool);' '' --lib rotation_tests
 bug "a rotation is committed before the output is renamed" src/flow/buffer/rotate.rs \
-    '        self.rotate(&intent)?;
-        Ok(true)' \
-    '        self.books = Commit { rotation: 0, ..intent.clone() };
-        self.books.store(self.spool);
-        self.sinks.output.rotate(intent.sinks[0], intent.rotation).map(|()| true).map_err(|error| {
-            failed(&*self.sinks.output, "", error)
-        })' --lib rotation_tests
+    '        let mut room = Room::new(self.spool);
+        loop {
+            match output.rotate' \
+    '        let mut room = Room::new(self.spool);
+        Commit { rotation: 0, ..intent.clone() }.store(self.spool);
+        loop {
+            match output.rotate' --lib rotation_tests
 bug "an output is set aside before it is synced" src/flow/buffer/rotate.rs \
     '        self.sync()?;' '' --lib rotation_tests
 bug "what was renamed before a death is renamed again" src/flow/sink/file/rotation.rs \
@@ -206,8 +246,13 @@ bug "a checksum of a record is stored first" $queue/record.rs \
 
 # What a start does.
 bug "the repair of jobs with torn results is skipped" $queue/repair.rs \
-    'torn.lane == usize::from(by.lane) && torn.from < result_end && result_end <= torn.to' \
-    'torn.lane == usize::MAX && by.lane == 0 && result_end == 0' --lib torn_tests
+    '!spool.has_lane(by.lane) || lost.contains(&index),' '!spool.has_lane(by.lane),' --lib torn_tests
+bug "results that are torn while it runs are committed" src/flow/buffer.rs \
+    '            if self.hold_back(&mut ends) {
+                continue;
+            }' '' --lib damage_tests
+bug "a wrong bit is put right one bit beside it" $queue/record.rs \
+    'Some(bits - 1 - from_end)' 'Some(bits.saturating_sub(2 + from_end))' --lib record::
 bug "a tail that can't be is believed" $queue/repair.rs \
     'if !reader.is_sane(head, tail) {' 'if false && !reader.is_sane(head, tail) {' --lib torn_tests
 bug "records that outlived a power loss are written again" src/flow/sink/surplus.rs \
@@ -218,6 +263,15 @@ bug "lost jobs are not handed out again" src/flow/source/refill.rs \
     '        if missing.contains(&seq) {' '        if !missing.contains(&seq) {' --lib refill
 bug "a job that only a lane knows is read from the list again" src/flow/source/refill.rs \
     'reached.store(spool, ListPosition::saved(spool).0 + 1);' '' --lib refill
+
+# What a dead worker has left behind.
+bug "descendants of what a worker has left behind are not looked for" src/control/supervisor.rs \
+    'left.iter().flat_map(below).chain(left.iter().copied())' \
+    'left.iter().flat_map(below).take(0).chain(left.iter().copied())' \
+    --test processes what_a_killed_worker
+bug "what a worker has left behind is left alone until the end" src/control/supervisor.rs \
+    'stat.session == session && !stat.ended()' 'stat.session == session && stat.ended()' \
+    --test processes what_a_killed_worker
 
 # A function that has timed out.
 bug "timed out: both thread and watchdog go on with the job" src/flow/worker/watchdog.rs \
@@ -231,14 +285,93 @@ bug "timed out: other jobs in hand are blamed" src/flow/worker/watchdog.rs \
     '        processes::condemn(self.jobs.0, processes::worker(self.settings.lane.into()));' \
     '' --lib watchdog
 bug "timed out: the end of the process counts as a death" src/control/lifecycle.rs \
-    'return self.replace(child, now)' 'return self.pause_or_give_up(child, now)' --lib lifecycle
+    'return self.replace(child, Notice::Replacing(child), now)' \
+    'return self.pause_or_give_up(child, now)' --lib lifecycle
 
-git checkout -q .
+# Names of the tests that have failed, two at the most.
+failed() {
+    sed -n '/^failures:$/,$ s/^    \([a-z_:0-9]*\)$/\1/p' test.log | sed 's/.*:://' |
+        sort -u | head -n 2 | paste -sd, | sed 's/,/, /g'
+}
+
+# The same of those that have not ended.
+hanging() {
+    sed -n 's/^test \([a-z_:0-9]*\) has been running for .*/\1/p' test.log | sed 's/.*:://' |
+        sort -u | head -n 2 | paste -sd, | sed 's/,/, /g'
+}
+
+# run TEST-ARGUMENTS: a failure to compile is 9.
+run() {
+    local arguments
+    read -ra arguments <<<"$1"
+    cargo test -q --no-run "${arguments[@]:0:$([[ $1 == --test* ]] && echo 2 || echo 1)}" >build.log 2>&1 ||
+        return 9
+    timeout -k 10 "$limit" cargo test -q "${arguments[@]}" >test.log 2>&1
+}
+
+# Sets `verdict`.
+try() {
+    local old=${olds[$1]} new=${news[$1]} file=${files[$1]} code=0
+    git checkout -q .
+    OLD=$old NEW=$new perl -0pi -e '
+        $n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g;
+        END { exit(($n // 0) == 1 ? 0 : 8) }' "$file" || { verdict="DOES NOT APPLY"; return; }
+    run "${tests[$1]}" || code=$?
+    case $code in
+        9) grep -m3 '^error' build.log || true
+            verdict="DOES NOT COMPILE" ;;
+        124) verdict=$(hanging)
+            verdict=${verdict:+"caught by $verdict, without an end"} ;;
+        0) verdict= ;;
+        *) verdict=$(failed)
+            verdict=${verdict:+"caught by $verdict"} ;;
+    esac
+    verdict=${verdict:-"NOT CAUGHT (exit code $code)"}
+}
+
+# What a change that was tried is noted under.
+note_of() {
+    local sum
+    sum=$(printf '%s\0' "$sources" "${names[$1]}" "${files[$1]}" "${olds[$1]}" "${news[$1]}" \
+        "${tests[$1]}" | sha256sum)
+    echo "$notes/${sum%% *}"
+}
+
+todo=()
+for index in "${!names[@]}"; do
+    [[ -e $(note_of "$index") ]] || todo+=("$index")
+done
+while read -r arguments; do
+    note=$notes/$(printf '%s\0' "$sources" "$arguments" | sha256sum | cut -d' ' -f1)
+    [[ -e $note ]] && continue
+    if ! run "$arguments"; then
+        echo "without any change these fail: cargo test $arguments" >&2
+        cat "$copy/build.log" "$copy/test.log" >&2
+        exit 1
+    fi
+    touch "$note"
+done < <(for index in ${todo[@]+"${todo[@]}"}; do echo "${tests[$index]}"; done | sort -u)
+
+results=()
+missed=0
+for index in "${!names[@]}"; do
+    note=$(note_of "$index")
+    if [[ -e $note ]]; then
+        verdict=$(<"$note")
+    else
+        try "$index"
+        if [[ $verdict == caught* ]]; then echo "$verdict" >"$note"; else missed=$((missed + 1)); fi
+    fi
+    results+=("$(printf '%-70s %s' "${names[$index]}" "$verdict")")
+    echo "${results[-1]}"
+done
 caught=$((${#results[@]} - missed))
 echo "$caught of ${#results[@]} caught"
 if [[ -z $only ]]; then
     {
-        echo "# bash tests/seeded_bugs.sh, at commit $(git -C "$root" rev-parse --short HEAD)"
+        # Without what is written here.
+        changed=$(git -C "$root" status --porcelain -- . ':!tests/seeded_bugs.txt')
+        echo "# bash tests/seeded_bugs.sh, at commit $(git -C "$root" rev-parse --short HEAD)${changed:+, changed}"
         printf '%s\n' "${results[@]}" | sed 's/ *$//'
         echo "$caught of ${#results[@]} caught"
     } >"$root/tests/seeded_bugs.txt"

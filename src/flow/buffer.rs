@@ -509,3 +509,5 @@ mod salvage_tests;
 mod sink_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waking_tests;

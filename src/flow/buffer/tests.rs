@@ -367,7 +367,7 @@ fn idle(bench: &Bench) -> Duration {
 fn a_worker_that_died_waiting_for_room_does_not_keep_the_buffer_awake() {
     let bench = Bench::new(1);
     publish(&mut bench.writer(0), 0..2);
-    // Killed in `wait_for_space`; its successor has not come yet.
+    // Killed in `make_room`; its successor has not come yet.
     bench.spool.producer(0).waiting_for.store(200, Ordering::Release);
     let used = idle(&bench);
     assert!(used < Duration::from_millis(20), "{used:?} of 200 ms");

@@ -458,3 +458,6 @@ pub(crate) fn jobs_in_lane(spool: &Spool, lane: usize) -> io::Result<Vec<EndedJo
     reader.gather(&mut Mark { offset, records: 0 }, tail, usize::MAX, &mut gathered);
     Ok(gathered.jobs.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

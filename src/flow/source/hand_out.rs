@@ -210,6 +210,9 @@ mod tests {
     use super::*;
     use crate::flow::queue::jobs::{Claim, Claimed, Claimer};
     use crate::flow::queue::layout::Geometry;
+    use crate::sys::futex;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     /// Whatever the moments at which slots become free, and are looked for.
     #[test]
@@ -241,5 +244,59 @@ mod tests {
             }
         }
         assert!(claimed > 400, "{claimed}");
+    }
+
+    /// A job that nobody is woken for waits for whoever is awake.
+    #[test]
+    fn as_many_idle_workers_as_there_are_jobs_are_woken_before_the_source_waits() {
+        const WORKERS: usize = 4;
+        let directory = tempfile::tempdir().expect("temp dir");
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 4, job_bytes: 64 };
+        let path = directory.path().join("spool");
+        let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("spool");
+        let stop = Stop::new(|| {});
+        let jobs = Jobs(&spool);
+        let mut source = HandOut::begin(&spool, &stop);
+        source.begin_round();
+        let asleep = AtomicUsize::new(0);
+        // Each takes a single job, and is busy with it from then on.
+        let work = || {
+            let _idle = jobs.idle();
+            loop {
+                let (seen, mut job) = (jobs.bell(), Claimed::default());
+                match jobs.claim(Claimer { lane: 0, incarnation: 1 }, &mut job) {
+                    Claim::Job => return,
+                    Claim::None { until } => {
+                        asleep.fetch_add(1, Ordering::SeqCst);
+                        jobs.wait(seen, until, futex::EVERYONE);
+                    }
+                }
+            }
+        };
+        let woken = std::thread::scope(|scope| {
+            let workers: [_; WORKERS] = std::array::from_fn(|_| scope.spawn(work));
+            while asleep.load(Ordering::SeqCst) < WORKERS {
+                std::thread::yield_now();
+            }
+            let waiting = scope.spawn(|| {
+                (0..WORKERS).for_each(|_| source.fill(b"job", false, (0, 0)));
+                source.find_free()
+            });
+            let end = Instant::now() + Duration::from_secs(20);
+            let all = || workers.iter().all(|worker| worker.is_finished());
+            while !all() && Instant::now() < end {
+                std::thread::yield_now();
+            }
+            let woken = all();
+            // So that the test has an end.
+            while !all() || !waiting.is_finished() {
+                stop.request();
+                jobs.announce(WORKERS);
+                bell::ring_for_sure(&spool.bells().source);
+                std::thread::yield_now();
+            }
+            woken
+        });
+        assert!(woken, "a worker slept beside a job");
     }
 }
