@@ -2,6 +2,8 @@
 
 use super::tests::{Bench, expected, policy, publish};
 use super::*;
+use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 /// Longer than anything here takes, however busy the machine is.
@@ -12,40 +14,61 @@ const WATCHDOG: Duration = Duration::from_secs(20);
 fn two_workers_whose_lanes_are_full_both_go_on_whenever_there_is_room() {
     const JOBS: u32 = 600;
     const RECORDS: u32 = 60;
-    let bench = Bench::new(2);
+    let bench = Arc::new(Bench::new(2));
     let stop = Stop::new(|| {});
-    let (spool, stopper) = (&bench.spool, stop.clone());
-    let stuck = std::thread::scope(|scope| {
-        let buffer = scope.spawn(|| {
-            let mut file = bench.sink();
-            let sinks = Sinks { output: &mut file, dead_letters: None };
-            run(spool, sinks, policy(), &stop, || {})
-        });
-        let work = |lane| {
+    let (used, stopper) = (Arc::clone(&bench), stop.clone());
+    // Threads that are not waited for if one of them is stuck.
+    let buffer = thread::spawn(move || {
+        let mut file = used.sink();
+        let sinks = Sinks { output: &mut file, dead_letters: None };
+        run(&used.spool, sinks, policy(), &stop, || {}).expect("drained");
+    });
+    let workers = [0, 1].map(|lane| {
+        let bench = Arc::clone(&bench);
+        thread::spawn(move || {
             let mut writer = bench.writer(lane);
             (0..JOBS).for_each(|_| publish(&mut writer, 0..RECORDS));
-        };
-        let workers = [0, 1].map(|lane| scope.spawn(move || work(lane)));
-        let (mut seen, mut since, mut stuck) = ([0; 2], Instant::now(), false);
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            let tails = [0, 1].map(|lane| ends::tail(spool.producer(lane)));
-            if tails != seen {
-                (seen, since) = (tails, Instant::now());
-            }
-            if since.elapsed() > WATCHDOG {
-                // So that the test has an end.
-                stuck = true;
-                (0..2).for_each(|lane| bell::ring_for_sure(spool.lane_bell(lane)));
-                bell::ring_for_sure(&spool.bells().buffer);
-            }
-            std::thread::yield_now();
-        }
-        stopper.request();
-        bell::ring_for_sure(&spool.bells().buffer);
-        buffer.join().expect("no panic").expect("drained");
-        stuck
+        })
     });
-    assert!(!stuck, "a worker that waited for room was not woken");
-    let written = bench.output().len();
-    assert_eq!(written, 2 * JOBS as usize * expected(0..RECORDS).len());
+    let (mut seen, mut since) = ([0; 2], Instant::now());
+    while !workers.iter().all(thread::JoinHandle::is_finished) {
+        let tails = [0, 1].map(|lane| ends::tail(bench.spool.producer(lane)));
+        if tails != seen {
+            (seen, since) = (tails, Instant::now());
+        }
+        assert!(since.elapsed() < WATCHDOG, "a worker that waits for room is not woken: {tails:?}");
+        thread::yield_now();
+    }
+    stopper.request();
+    bell::ring_for_sure(&bench.spool.bells().buffer);
+    buffer.join().expect("no panic");
+    assert_eq!(bench.output().len(), 2 * JOBS as usize * expected(0..RECORDS).len());
+}
+
+/// The lane is full to the last byte: what is published next would be written over its first frame.
+#[test]
+fn a_worker_whose_lane_has_room_for_all_but_one_frame_waits_and_goes_on_with_that_room() {
+    let bench = Arc::new(Bench::new(1));
+    let capacity = bench.spool.layout.geometry.lane_bytes;
+    let used = Arc::clone(&bench);
+    let worker = thread::spawn(move || {
+        let mut writer = used.writer(0);
+        // Ends of jobs, of 48 bytes each, and at last one more than there is room for.
+        (0..=capacity / 48).for_each(|_| publish(&mut writer, 0..0));
+    });
+    let (producer, consumer) = (bench.spool.producer(0), bench.spool.consumer(0));
+    let full = capacity / 48 * 48;
+    let since = Instant::now();
+    while producer.waiting_for.load(Ordering::Acquire) == 0 && ends::tail(producer) <= full {
+        assert!(since.elapsed() < WATCHDOG, "it neither waits nor goes on");
+        thread::yield_now();
+    }
+    assert_eq!(ends::tail(producer), full, "written over what is not freed");
+    ends::free(consumer, 48);
+    while !worker.is_finished() {
+        bell::ring(bench.spool.lane_bell(0));
+        assert!(since.elapsed() < 2 * WATCHDOG, "it does not see that there is room");
+        thread::yield_now();
+    }
+    assert_eq!(ends::tail(producer), full + 48);
 }

@@ -38,10 +38,12 @@ fn a_window_has_the_bytes_of_the_lane_wherever_it_was_before() {
     let bytes: Vec<u8> = (0..LANE).map(|at| (at / 8 * 37 + at) as u8).collect();
     ring.write(0, &bytes);
     let reader = LaneReader::open(&spool, 0).expect("ring");
-    let (from, until) = (5 * LANE + 1000, 6 * LANE + 1000);
     let mut window = Window::default();
     let mut dice = 1_u64;
     for round in 0..5000 {
+        // The beginning of a lane is where a window begins that was never filled.
+        let from = if round < 2500 { 0 } else { 5 * LANE + 1000 };
+        let until = from + LANE;
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let offset = from + (dice >> 33) % (LANE / 8) * 8;
         let len = (dice >> 50) as usize % 600;
@@ -58,19 +60,24 @@ fn a_window_has_the_bytes_of_the_lane_wherever_it_was_before() {
     }
 }
 
-/// A frame that fits its checksum and reaches beyond the tail was never published.
+/// What fits its checksums and reaches beyond the tail was never published.
 #[test]
-fn a_frame_that_ends_behind_the_tail_is_none() {
+fn a_unit_that_ends_behind_the_tail_is_none() {
     let (_directory, spool) = spool();
     let ring = spool.map_ring(0, true).expect("ring");
-    let frame = of(Kind::Alone, 0, 1, &[7; 100]);
-    ring.write(0, &frame);
     let reader = LaneReader::open(&spool, 0).expect("ring");
-    for until in (8..=frame.len() as u64).step_by(8) {
-        let (mut mark, mut gathered) = (Mark::default(), Gathered::default());
-        reader.gather(&mut mark, until, usize::MAX, &mut gathered);
-        let whole = until == frame.len() as u64;
-        assert_eq!(gathered.result_records, u64::from(whole), "up to {until}");
-        assert_eq!(mark.offset, until, "torn or read");
+    let alone = of(Kind::Alone, 0, 1, &[7; 100]);
+    let mut job = of(Kind::Result, 0, 1, &[7; 100]);
+    let end = JobEnd { seq: 1, round: 1, begin: 0 }.to_bytes();
+    job.extend(of(Kind::JobDone, job.len() as u64, 1, &end));
+    for unit in [alone, job] {
+        ring.write(0, &unit);
+        for until in (8..=unit.len() as u64).step_by(8) {
+            let (mut mark, mut gathered) = (Mark::default(), Gathered::default());
+            reader.gather(&mut mark, until, usize::MAX, &mut gathered);
+            let whole = until == unit.len() as u64;
+            assert_eq!(gathered.result_records, u64::from(whole), "up to {until}");
+            assert_eq!(mark.offset, until, "torn or read");
+        }
     }
 }
