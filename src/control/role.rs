@@ -1,7 +1,7 @@
 //! Who there is.
 
 /// A child of main.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Child {
     /// Hands out jobs.
     Source,

@@ -24,7 +24,7 @@ use crate::sys::{clock, fork, proc_fs, process};
 use ipc_channel::ipc::{IpcSelectionResult, IpcSender};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::RawFd;
 use std::time::Duration;
 use words::Words;
@@ -53,17 +53,19 @@ struct Handle {
     reopening: Reopening,
 }
 
+/// What grows with each child is kept in order of age, so that neighbours stand in the same memory:
+/// after each fork the first touch of a page costs as much as a system call.
 struct Supervisor<'a> {
     launch: &'a Launch,
     inbox: &'a mut Inbox,
-    handles: HashMap<Child, Handle>,
-    by_pid: HashMap<Pid, Child>,
+    handles: BTreeMap<Child, Handle>,
+    by_pid: BTreeMap<Pid, Child>,
     /// Main's ends of the reports, by their number in the set.
-    reports: HashMap<u64, (Child, RawFd)>,
+    reports: BTreeMap<u64, (Child, RawFd)>,
     /// Children of this process that are none of ours: they were there before.
     strangers: HashSet<i32>,
     /// Sessions of our workers: what lives in them was started by a job.
-    sessions: HashSet<i32>,
+    sessions: BTreeSet<i32>,
     /// Soft limit of open descriptors before we raised it.
     descriptors: u64,
     main: Pid,
@@ -86,11 +88,11 @@ pub(crate) fn run(launch: &Launch, inbox: &mut Inbox, descriptors: u64) -> Resul
     let mut supervisor = Supervisor {
         launch,
         inbox,
-        handles: HashMap::new(),
-        by_pid: HashMap::new(),
-        reports: HashMap::new(),
+        handles: BTreeMap::new(),
+        by_pid: BTreeMap::new(),
+        reports: BTreeMap::new(),
         strangers: proc_fs::children(main.as_raw()).into_iter().collect(),
-        sessions: HashSet::new(),
+        sessions: BTreeSet::new(),
         descriptors,
         main,
         stop_began: None,
@@ -419,6 +421,9 @@ impl Supervisor<'_> {
     fn sweep(&mut self) {
         for _ in 0..SWEEPS_MAX {
             self.reap();
+            if !process::has_children() {
+                return;
+            }
             let mut left = proc_fs::children(self.main.as_raw());
             left.retain(|pid| !self.strangers.contains(pid) && self.is_ours(*pid));
             if left.is_empty() {

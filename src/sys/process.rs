@@ -34,6 +34,16 @@ pub(crate) fn peek_ended() -> Option<Pid> {
     wait_id(Id::All, nix::libc::WNOWAIT).map(|(pid, _)| pid)
 }
 
+/// Has this process any child, living or ended?
+pub(crate) fn has_children() -> bool {
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a valid value.
+    let mut info: nix::libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = nix::libc::WEXITED | nix::libc::WNOHANG | nix::libc::WNOWAIT;
+    // SAFETY: `info` is valid for one siginfo_t to be written.
+    let code = unsafe { nix::libc::waitid(nix::libc::P_ALL, 0, &mut info, flags) };
+    code == 0 || nix::errno::Errno::last() != nix::errno::Errno::ECHILD
+}
+
 /// Reaps this child if it has ended.
 pub(crate) fn reap(pid: Pid) -> Option<Ended> {
     wait_id(Id::Pid(pid), 0).map(|(_, ended)| ended)

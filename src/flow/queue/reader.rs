@@ -428,8 +428,12 @@ pub(crate) struct Survey {
 ///
 /// A writer's own count may be ahead by one job after a kill; the frames are the truth.
 pub(crate) fn survey(spool: &Spool, lane: usize, head: Mark) -> io::Result<Survey> {
-    let reader = LaneReader::open(spool, lane)?;
     let tail = spool.producer(lane).tail.load(Ordering::Acquire);
+    if head.offset >= tail {
+        // Nothing to read: most lanes, most of the time, and mapping a ring is not cheap.
+        return Ok(Survey { end: head, records: head.records, ..Survey::default() });
+    }
+    let reader = LaneReader::open(spool, lane)?;
     let mut survey = Survey { end: head, ..Survey::default() };
     let mut scratch = Gathered::default();
     while survey.end.offset < tail && reader.is_sane(survey.end, tail) {
