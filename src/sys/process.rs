@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::Id;
 use nix::unistd::Pid;
@@ -31,26 +32,25 @@ impl std::fmt::Display for Ended {
 
 /// Looks for a child that has ended, without reaping it. `None`: there is none now.
 pub(crate) fn peek_ended() -> Option<Pid> {
-    wait_id(Id::All, nix::libc::WNOWAIT).map(|(pid, _)| pid)
+    wait_id(Id::All, nix::libc::WNOWAIT).ok()?.map(|(pid, _)| pid)
 }
 
 /// Has this process any child, living or ended?
 pub(crate) fn has_children() -> bool {
-    // SAFETY: siginfo_t is plain data, for which all zeroes is a valid value.
-    let mut info: nix::libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = nix::libc::WEXITED | nix::libc::WNOHANG | nix::libc::WNOWAIT;
-    // SAFETY: `info` is valid for one siginfo_t to be written.
-    let code = unsafe { nix::libc::waitid(nix::libc::P_ALL, 0, &mut info, flags) };
-    code == 0 || nix::errno::Errno::last() != nix::errno::Errno::ECHILD
+    !matches!(wait_id(Id::All, nix::libc::WNOWAIT), Err(Errno::ECHILD))
 }
 
 /// Reaps this child if it has ended.
 pub(crate) fn reap(pid: Pid) -> Option<Ended> {
-    wait_id(Id::Pid(pid), 0).map(|(_, ended)| ended)
+    wait_id(Id::Pid(pid), 0).ok()?.map(|(_, ended)| ended)
 }
 
-/// `waitid` without blocking. Of its own, because nix can't name every signal that ends a child.
-fn wait_id(id: Id, flags: i32) -> Option<(Pid, Ended)> {
+/// `waitid` without blocking; `None`: nobody has ended. Of its own, because nix can't name every
+/// signal that ends a child.
+///
+/// # Errors
+/// ECHILD: there is no such child.
+fn wait_id(id: Id, flags: i32) -> nix::Result<Option<(Pid, Ended)>> {
     let (kind, number) = match id {
         Id::Pid(pid) => (nix::libc::P_PID, pid.as_raw().unsigned_abs()),
         _ => (nix::libc::P_ALL, 0),
@@ -64,21 +64,22 @@ fn wait_id(id: Id, flags: i32) -> Option<(Pid, Ended)> {
         if code == 0 {
             break;
         }
-        if nix::errno::Errno::last() != nix::errno::Errno::EINTR {
-            return None;
+        match Errno::last() {
+            Errno::EINTR => {}
+            error => return Err(error),
         }
     }
     // SAFETY: waitid has filled in the SIGCHLD part of the union, or left the zeroes.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     if pid == 0 {
-        return None;
+        return Ok(None);
     }
     let ended = if info.si_code == nix::libc::CLD_EXITED {
         Ended::Exited(status)
     } else {
         Ended::Signaled(status)
     };
-    Some((Pid::from_raw(pid), ended))
+    Ok(Some((Pid::from_raw(pid), ended)))
 }
 
 /// Sends the signal. That the process is gone already is no error.
