@@ -5,9 +5,9 @@
 //! in its others. In each of the runs that follow one of them fails once. If the run has not come to
 //! its end, it is started again, with the fault gone, and does.
 //!
-//! What became of all of them is written as a table to `failing_calls.md` in cargo's directory for
-//! tests (`target/tmp`); the last whole one is kept as `tests/failing_calls.md`. By default a part is
-//! taken, the seed's choice; PROCSIG_TEST_SWEEP=all takes all.
+//! What became of all of them is written as a table, one for each test, to cargo's directory for
+//! tests (`target/tmp`); the last ones are kept as `tests/failing_calls.md`. By default a part is
+//! taken, the seed's choice; PROCSIG_TEST_SWEEP=all takes all, a number N every Nth.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -18,11 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Mutex;
 use support::inject::{Call, Fate, Traced, Tracing};
-use support::place::is_rotated;
+use support::place::{OUTPUT, SPOOL, is_rotated};
 use support::{Balance, Ended, Line, Place, Process, Seed, example, log, wait_until};
 
 const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::EAGAIN];
 const JOBS: usize = 16;
+const DEAD: &str = "dead.jsonl";
 /// So many points of each pipeline by default.
 const SAMPLE: usize = 40;
 
@@ -39,18 +40,52 @@ const CAN_NOT_FAIL: [&str; 9] = [
     "set_robust_list",
 ];
 
-/// What runs: each synced and then committed; the same, with the output set aside again and again; and
-/// synced now and then.
-const PIPELINES: [(&str, &[&str]); 3] = [
-    ("synced always", &["durable"]),
-    ("rotated", &["durable", "rotated"]),
-    ("synced at last", &["lossy-jobs", "60000"]),
-];
+/// What runs.
+struct Scene {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// What a run exits with that has come to its end.
+    complete: i32,
+    /// It is started where everything was killed in the middle of a batch.
+    recovers: bool,
+}
+
+const ALWAYS: Scene =
+    Scene { name: "synced always", arguments: &["durable"], complete: 0, recovers: false };
+/// The output is set aside again and again.
+const ROTATED: Scene = Scene { name: "rotated", arguments: &["durable", "rotated"], ..ALWAYS };
+const SOMETIMES: Scene =
+    Scene { name: "synced at last", arguments: &["lossy-jobs", "60000"], ..ALWAYS };
+/// Every third job fails.
+const DEAD_LETTERS: Scene =
+    Scene { name: "dead letters", arguments: &["durable", "dead"], complete: 3, ..ALWAYS };
+const RECOVERY: Scene = Scene { name: "recovery", recovers: true, ..ALWAYS };
 
 fn place() -> Place {
     let place = Place::of(example("test_pipelines"));
     place.jobs(JOBS);
     place
+}
+
+impl Scene {
+    fn place(&self) -> Place {
+        if !self.recovers {
+            return place();
+        }
+        // The buffer's first calls of this name are to the output. On a busy machine the first batch
+        // may be the last.
+        loop {
+            let place = place();
+            let second = Call { first_thread: true, name: "write", number: 2 };
+            let doomed = Some((second, Fate::LastOfAll));
+            let (run, tracing) = Tracing::start(place.command(self.arguments), doomed);
+            run.wait_for_main();
+            let (_, text) = (tracing.end(), place.read(OUTPUT));
+            if text.lines().count() >= 2 && !text.ends_with('\n') {
+                return place;
+            }
+        }
+    }
 }
 
 /// Runs it with this call failing.
@@ -60,18 +95,19 @@ fn run(place: &Place, arguments: &[&str], doomed: Option<(Call, Fate)>) -> (Ende
     (ended, tracing.end())
 }
 
-/// The records of the output, sorted.
+/// The records of the output and the dead letters, sorted.
 fn records(place: &Place, ended: &Ended) -> Vec<u64> {
-    let text = place.everything();
+    let dead = place.read(DEAD);
+    let text = place.everything() + &dead;
     assert!(text.is_empty() || text.ends_with('\n'), "torn: {text}\n{}", ended.describe());
     let number = |line: &str| {
         let record: serde_json::Value = serde_json::from_str(line).ok()?;
-        record["number"].as_u64()
+        record["number"].as_u64().or_else(|| record["seq"].as_u64())
     };
-    let mut numbers: Vec<u64> = text
-        .lines()
-        .map(|line| number(line).unwrap_or_else(|| panic!("{line:?}\n{}", ended.describe())))
-        .collect();
+    let number = |line| number(line).unwrap_or_else(|| panic!("{line:?}\n{}", ended.describe()));
+    let dead: Vec<u64> = dead.lines().map(number).collect();
+    assert!(dead.iter().all(|seq| seq % 3 == 0), "{dead:?}\n{}", ended.describe());
+    let mut numbers: Vec<u64> = text.lines().map(number).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -122,31 +158,34 @@ fn says_what_to_do(message: &str) -> bool {
         // The cause stands in the line before.
         " has died: ",
         " again in ",
+        // Of jobs, and not of the call.
+        "jobs that have failed for good: ",
     ]
     .iter()
     .any(|words| message.contains(words))
 }
 
 /// Judges one call that has failed. Whatever it comes to, nothing is lost or doubled.
-fn judge(arguments: &[&str], call: &Call, error: Errno, table: &mut Table) -> bool {
-    let place = place();
+fn judge(scene: &Scene, call: &Call, error: Errno, table: &mut Table) -> bool {
+    let Scene { name, arguments, complete, .. } = *scene;
+    let place = scene.place();
     let (ended, traced) = run(&place, arguments, Some((call.clone(), Fate::Fails(error))));
-    let context = || format!("{call:?} {error:?} of {arguments:?}\n{}", ended.describe());
+    let context = || format!("{call:?} {error:?}: {name}\n{}", ended.describe());
     let Some(code) = ended.code else { panic!("killed: {}", context()) };
-    assert!([0, 1, 4, 74].contains(&code), "{}", context());
+    assert!([complete, 1, 4, 74].contains(&code), "{}", context());
     let log = log_of(&ended);
     let said = said(&log);
     // If it has come to its end all the same, nothing has to be done.
-    let mute = said.iter().find(|message| code != 0 && !says_what_to_do(message));
+    let mute = said.iter().find(|message| code != complete && !says_what_to_do(message));
     assert!(mute.is_none(), "it does not say what to do: {mute:?}\n{}", context());
     let told = said.iter().any(|it| it.contains("start again") || it.contains("stop it first"));
-    assert!(code == 0 || told, "nothing says what to do: {}", context());
+    assert!(code == complete || told, "nothing says what to do: {}", context());
     Balance::of(&log).assert_even();
     log::assert_nothing_out_of_order(&log);
     wait_until("the end of all", support::WATCHDOG, || {
         Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
     });
-    if code == 0 {
+    if code == complete {
         assert_eq!(records(&place, &ended), expected(arguments), "{}", context());
     } else {
         let mut once = records(&place, &ended);
@@ -154,7 +193,7 @@ fn judge(arguments: &[&str], call: &Call, error: Errno, table: &mut Table) -> bo
         assert_eq!(records(&place, &ended), once, "{}", context());
         let again = place.command(arguments).finish();
         let both = format!("{}\nand then\n{}", context(), again.describe());
-        assert_eq!((again.code, again.signal), (Some(0), None), "{both}");
+        assert_eq!((again.code, again.signal), (Some(complete), None), "{both}");
         Balance::of(&again.log()).assert_even();
         assert_eq!(records(&place, &again), expected(arguments), "{both}");
     }
@@ -173,7 +212,7 @@ fn judge(arguments: &[&str], call: &Call, error: Errno, table: &mut Table) -> bo
 fn assert_no_stray_file(place: &Place, context: &str) {
     let mut stray = place.files();
     stray.retain(|name| !is_rotated(name));
-    stray.retain(|name| !["out.jsonl", ".out.jsonl.spool", "jobs.txt"].contains(&name.as_str()));
+    stray.retain(|name| ![OUTPUT, SPOOL, DEAD, "jobs.txt"].contains(&name.as_str()));
     assert!(stray.is_empty(), "{stray:?} {context}");
 }
 
@@ -186,10 +225,11 @@ fn error_name(error: Errno) -> &'static str {
     }
 }
 
-/// A message without what differs from one run or error to the next; nothing of what follows from
-/// the death of a buffer, which is counted.
+/// A message without what differs from one run or error to the next; nothing of jobs, nor of what
+/// follows from the death of a buffer, which is counted.
 fn condensed(message: &str) -> Option<String> {
-    if message.contains(" has died: ") || message.contains(" again in ") {
+    let others = [" has died: ", " again in ", "jobs that have failed for good: "];
+    if others.iter().any(|words| message.contains(words)) {
         return None;
     }
     let mut text = message.replace('|', "/").replace("\\n", " ");
@@ -233,38 +273,54 @@ fn written(table: &Table) -> String {
     text
 }
 
-fn is_all() -> bool {
-    std::env::var("PROCSIG_TEST_SWEEP").as_deref() == Ok("all")
+/// Every how manyeth point is taken, if not only some.
+fn every() -> Option<usize> {
+    match std::env::var("PROCSIG_TEST_SWEEP").as_deref() {
+        Ok("all") => Some(1),
+        Ok(number) => Some(number.parse().expect("PROCSIG_TEST_SWEEP: `all`, or a number")),
+        Err(_) => None,
+    }
 }
 
-/// The sweep over one pipeline.
-fn sweep(test: &str, (what, arguments): (&str, &[&str])) {
-    let _alone = ALONE.lock();
+fn is_all() -> bool {
+    every() == Some(1)
+}
+
+/// What fails and how, of the calls that an undisturbed run makes.
+fn points(scene: &Scene) -> Vec<(Call, Errno)> {
     let mut seed = Seed::new();
-    let place = place();
-    let (ended, traced) = run(&place, arguments, None);
-    assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.describe());
+    let place = scene.place();
+    let (ended, traced) = run(&place, scene.arguments, None);
+    assert_eq!((ended.code, ended.signal), (Some(scene.complete), None), "{}", ended.describe());
     let mut calls = traced.calls;
     calls.retain(|call| !CAN_NOT_FAIL.contains(&call.name));
     let names: BTreeSet<&str> = calls.iter().map(|call| call.name).collect();
-    eprintln!("{what}: {} calls of {} names: {names:?}", calls.len(), names.len());
+    eprintln!("{}: {} calls of {} names: {names:?}", scene.name, calls.len(), names.len());
     assert!(calls.len() > 50 && !names.contains("another"), "{names:?}");
     let points = calls.iter().flat_map(|call| ERRORS.map(|error| (call.clone(), error)));
     let mut points: Vec<(Call, Errno)> = points.collect();
-    let all = is_all();
-    if !all {
-        // In an order of its own, but one of each name first.
-        for index in (1..points.len()).rev() {
-            points.swap(index, seed.below(index as u64 + 1) as usize);
-        }
-        let mut seen = BTreeSet::new();
-        points.sort_by_key(|(call, _)| !seen.insert(call.name));
-        points.truncate(SAMPLE);
+    if let Some(every) = every() {
+        assert!(every % 2 == 1, "an odd number, so that each error is among them");
+        return points.into_iter().step_by(every).collect();
     }
+    // In an order of its own, but one of each name first.
+    for index in (1..points.len()).rev() {
+        points.swap(index, seed.below(index as u64 + 1) as usize);
+    }
+    let mut seen = BTreeSet::new();
+    points.sort_by_key(|(call, _)| !seen.insert(call.name));
+    points.truncate(SAMPLE);
+    points
+}
+
+/// The sweep over one scene.
+fn sweep(test: &str, scene: &Scene) {
+    let _alone = ALONE.lock();
+    let points = points(scene);
     let (mut table, mut wrong, mut reached) = (Table::new(), Vec::new(), 0);
     for (call, error) in &points {
         let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            judge(arguments, call, *error, &mut table)
+            judge(scene, call, *error, &mut table)
         }));
         match judged {
             Ok(there) => reached += usize::from(there),
@@ -272,8 +328,9 @@ fn sweep(test: &str, (what, arguments): (&str, &[&str])) {
         }
     }
     let text = format!(
-        "## {what}\n\n{reached} of {} points, {} wrong. `cargo test --test failing_calls {test}`\n\n\
+        "## {}\n\n{reached} of {} points, {} wrong. `cargo test --test failing_calls {test}`\n\n\
          | call | error | times | exit code | what was said |\n| --- | --- | --- | --- | --- |\n{}",
+        scene.name,
         points.len(),
         wrong.len(),
         written(&table)
@@ -331,15 +388,25 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_call_of_the_buffer_that_fails_loses_nothing_with_each_batch_synced() {
-    sweep("a_call_of_the_buffer_that_fails_loses_nothing_with_each_batch_synced", PIPELINES[0]);
+    sweep("a_call_of_the_buffer_that_fails_loses_nothing_with_each_batch_synced", &ALWAYS);
 }
 
 #[test]
 fn a_call_of_the_buffer_that_fails_loses_nothing_in_rotations() {
-    sweep("a_call_of_the_buffer_that_fails_loses_nothing_in_rotations", PIPELINES[1]);
+    sweep("a_call_of_the_buffer_that_fails_loses_nothing_in_rotations", &ROTATED);
 }
 
 #[test]
 fn a_call_of_the_buffer_that_fails_loses_nothing_with_syncs_now_and_then() {
-    sweep("a_call_of_the_buffer_that_fails_loses_nothing_with_syncs_now_and_then", PIPELINES[2]);
+    sweep("a_call_of_the_buffer_that_fails_loses_nothing_with_syncs_now_and_then", &SOMETIMES);
+}
+
+#[test]
+fn a_call_of_the_buffer_that_fails_loses_nothing_with_dead_letters() {
+    sweep("a_call_of_the_buffer_that_fails_loses_nothing_with_dead_letters", &DEAD_LETTERS);
+}
+
+#[test]
+fn a_call_of_the_buffer_that_fails_while_it_recovers_loses_nothing() {
+    sweep("a_call_of_the_buffer_that_fails_while_it_recovers_loses_nothing", &RECOVERY);
 }

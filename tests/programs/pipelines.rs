@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ["durable", "kept"] => {
             durable(source::lines("jobs.txt"), Rotation { keep: Some(2), ..few() })
         }
+        ["durable", "dead"] => durable_dead(),
         ["pending", count, flush_records] => pending(count, flush_records),
         ["faulty"] => faulty(),
         ["poison", how] => poison(how.to_owned()),
@@ -145,7 +146,7 @@ fn piped(list: &str, pause: Duration) -> ExitCode {
 /// A record for each job; every second one is a reason to flush, and each flush is synced.
 fn durable(list: source::List, rotation: Rotation) -> ExitCode {
     let packs = rotation.compress.is_some();
-    Pipeline::new("durable")
+    let pipeline = Pipeline::new("durable")
         .jobs(list)
         .worker("durable", move |job: &Job, out: &mut Emitter<Record>| {
             std::thread::sleep(Duration::from_millis(2));
@@ -157,7 +158,30 @@ fn durable(list: source::List, rotation: Rotation) -> ExitCode {
         })
         .processes(2)
         .threads(2)
-        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always).rotate(rotation))
+        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always).rotate(rotation));
+    run_durably(pipeline)
+}
+
+/// The same, of which every third job fails.
+fn durable_dead() -> ExitCode {
+    let pipeline = Pipeline::new("durable")
+        .jobs(source::lines("jobs.txt"))
+        .worker("durable", |job: &Job, out: &mut Emitter<Record>| {
+            std::thread::sleep(Duration::from_millis(2));
+            match job.seq() % 3 {
+                0 => Err(JobError::new("every third one")),
+                _ => out.emit(&Record { number: job.seq(), text: job.as_str()?.into() }),
+            }
+        })
+        .processes(2)
+        .threads(2)
+        .sink(sink::json_lines("out.jsonl").sync(SyncPolicy::Always))
+        .dead_letters("dead.jsonl");
+    run_durably(pipeline)
+}
+
+fn run_durably(pipeline: procsig::Ready) -> ExitCode {
+    pipeline
         .flush(Buffer {
             flush_records: 2,
             flush_bytes: 1 << 20,

@@ -28,6 +28,8 @@ pub enum Fate {
     Fails(Errno),
     /// Its process is killed before it is made.
     Killed,
+    /// It writes a part of what it would, and then everything is killed.
+    LastOfAll,
 }
 
 /// The calls that were made, in order, and whether the one in question was among them.
@@ -46,6 +48,7 @@ impl Tracing {
     /// Starts it; `doomed`: a call, and what is to become of it.
     #[track_caller]
     pub fn start(launch: Launch<'_>, doomed: Option<(Call, Fate)>) -> (Running<'_>, Tracing) {
+        let marker = launch.place.name.clone();
         // It stands still until it is traced, and is the program itself from then on.
         let run = launch.under(&["sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"]).start();
         wait_until("a shell that stands still", WATCHDOG, || {
@@ -53,7 +56,7 @@ impl Tracing {
         });
         let main = Pid::from_raw(run.pid());
         // Who traces is a thread.
-        let tracer = std::thread::spawn(move || trace(main, doomed));
+        let tracer = std::thread::spawn(move || trace(main, doomed, &marker));
         (run, Tracing { tracer })
     }
 
@@ -71,10 +74,12 @@ struct Thread {
     inside: bool,
     /// What the call is to return.
     returns: Option<Errno>,
+    /// Everything is killed when it returns.
+    last: bool,
     counts: BTreeMap<&'static str, usize>,
 }
 
-fn trace(main: Pid, doomed: Option<(Call, Fate)>) -> Traced {
+fn trace(main: Pid, doomed: Option<(Call, Fate)>, marker: &str) -> Traced {
     ptrace::seize(main, Options::PTRACE_O_TRACEFORK).expect("to trace");
     nix::sys::signal::kill(main, Sig::SIGCONT).expect("a living shell");
     let Some(buffer) = first_child(main) else { return Traced::default() };
@@ -99,6 +104,9 @@ fn trace(main: Pid, doomed: Option<(Call, Fate)>) -> Traced {
         let signal = match status {
             WaitStatus::PtraceSyscall(_) => {
                 at_call(pid, thread, &mut traced, doomed.as_ref());
+                if thread.last && !thread.inside {
+                    kill_all(marker);
+                }
                 None
             }
             WaitStatus::Stopped(_, signal) => Some(signal),
@@ -153,9 +161,26 @@ fn at_call(pid: Pid, thread: &mut Thread, traced: &mut Traced, doomed: Option<&(
             Fate::Killed => {
                 let _killed = nix::sys::signal::kill(pid, Sig::SIGKILL);
             }
+            Fate::LastOfAll => {
+                thread.last = true;
+                registers.rdx -= registers.rdx / 3;
+                ptrace::setregs(pid, registers).expect("its registers");
+            }
         }
     }
     traced.calls.push(call);
+}
+
+/// Also what main has started meanwhile in the place of what was killed.
+fn kill_all(marker: &str) {
+    wait_until("the end of all", WATCHDOG, || {
+        let mut living = super::Process::marked(marker);
+        living.retain(|process| !process.is_zombie());
+        for process in living.iter().filter_map(super::Process::handle) {
+            process.send(super::Signal::KILL);
+        }
+        living.is_empty().then_some(())
+    });
 }
 
 /// The names of calls by their numbers.
