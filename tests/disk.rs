@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use support::place::OUTPUT;
 use support::{Balance, Ended, Launch, Place, Running, Signal, needs};
@@ -362,5 +363,61 @@ fn a_rotated_output_at_the_limit_of_files_is_set_aside_whole_and_a_new_one_begun
         Balance::of(&ended.log()).assert_even();
         assert_once(&place, &jobs, &ended);
         place.assert_each_ran_once(&jobs);
+    }
+}
+
+/// Names of the files that were synced before the stop was asked for, and from then on.
+fn syncs(trace: &str) -> (Vec<&str>, Vec<&str>) {
+    fn of_file(line: &str) -> Option<&str> {
+        let (_, call) = line.split_once("fdatasync(")?;
+        call.split_once('>')?.0.rsplit('/').next()
+    }
+    let (before, behind) = trace.split_once("--- SIGTERM").unwrap_or((trace, ""));
+    (before.lines().filter_map(of_file).collect(), behind.lines().filter_map(of_file).collect())
+}
+
+#[test]
+fn a_stop_syncs_what_is_new_since_the_last_sync_and_nothing_if_nothing_is() {
+    if !needs("a_stop_syncs_what_is_new", &["strace"]) {
+        return;
+    }
+    const SPOOL: &str = ".out.jsonl.spool";
+    // The second job is put back, which writes no record, and waits for its next attempt.
+    for (jobs, at_the_stop) in [(&b"good\n"[..], &[] as &[&str]), (b"good\nbad\n", &[SPOOL])] {
+        let place = Place::new();
+        let mut pipe = place.pipe("jobs.txt");
+        place.work_script("[ \"$1\" != bad ]");
+        place.config("attempts = 2\nretry_delay = \"1h\"\n");
+        let trace = place.private("trace");
+        let file = trace.to_str().expect("UTF-8");
+        let strace = ["strace", "-f", "-y", "-o", file, "-e", "trace=fdatasync"];
+        let run = place.command(&["run", "pings.toml"]).under(&strace).start();
+        // A sync is of the spool, the output, and of the spool with the books. The first is of what is
+        // found at the start.
+        let until_synced = |times: usize| {
+            run.until("a sync", |run| {
+                assert!(!run.has_ended(), "{}", run.describe());
+                let text = std::fs::read_to_string(&trace).unwrap_or_default();
+                let synced = [SPOOL, "out.jsonl", SPOOL].repeat(times);
+                syncs(&text).0.ends_with(&synced).then_some(())
+            });
+        };
+        until_synced(1);
+        let (first, others) = jobs.split_at(5);
+        pipe.write_all(first).expect("a job");
+        until_synced(2);
+        run.until_written(1);
+        pipe.write_all(others).expect("a job");
+        if !others.is_empty() {
+            run.until("a job that waits for its next attempt", |_| {
+                let status = place.command(&["status", "--json", SPOOL]).finish();
+                status.stdout.contains("\"waiting_for_retry\":1").then_some(())
+            });
+        }
+        run.signal(Signal::TERM);
+        run.wait();
+        let text = std::fs::read_to_string(&trace).expect("a trace");
+        assert_eq!(syncs(&text).1, at_the_stop, "{text}");
+        place.results().assert_at_most_once(&["good".into(), "bad".into()]);
     }
 }

@@ -12,6 +12,7 @@ mod rotate;
 
 use super::queue::commit::{Commit, Totals};
 use super::queue::layout::{SOURCE_WAITS_FLUSH, SOURCE_WAITS_SYNC};
+use super::queue::position::ListPosition;
 use super::queue::reader::{Gathered, LaneReader, Mark};
 use super::queue::spool::Spool;
 use super::queue::{bell, ends, processes, vitals};
@@ -71,6 +72,7 @@ pub(crate) fn run(
         insane: vec![false; spool.lanes()],
         unsynced: false,
         spool_looked_at: Some(clock::now()),
+        synced_with: None,
     };
     vitals::begin(spool);
     // Before what may wait for room on a full disk: that is no reason to be killed for.
@@ -118,6 +120,8 @@ struct Buffer<'a, 's> {
     unsynced: bool,
     /// When it was seen last that the spool has its name; `None`: it has not, and that was said.
     spool_looked_at: Option<Duration>,
+    /// What the spool had in it at the last sync: see [`Buffer::in_spool`].
+    synced_with: Option<(u64, ListPosition)>,
 }
 
 /// What waits in the lanes at one moment.
@@ -412,7 +416,9 @@ impl Buffer<'_, '_> {
         next.all_synced();
         next.store(self.spool);
         self.books = next;
+        let in_spool = self.in_spool();
         self.sync_spool()?;
+        self.synced_with = Some(in_spool);
         self.synced = clock::now();
         self.not_begun = 0;
         vitals::note(&vitals::of(self.spool).synced_at, Some(self.synced));
@@ -422,11 +428,13 @@ impl Buffer<'_, '_> {
         Ok(())
     }
 
-    /// The sync at the end. What was synced already with all that is in it costs no second one; what
-    /// others have stored in the spool since then does.
+    /// The sync at the end. What was synced already with all that is in it costs no second one.
     fn sync_last(&mut self) -> Result<(), Error> {
         // A sink of a program's own may count on it.
-        if self.dirty || !self.writes_a_file() { self.sync() } else { self.sync_spool() }
+        if self.dirty || !self.writes_a_file() {
+            return self.sync();
+        }
+        if self.is_spool_synced() { Ok(()) } else { self.sync_spool() }
     }
 
     fn sync_spool(&self) -> Result<(), Error> {

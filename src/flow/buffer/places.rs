@@ -11,6 +11,8 @@ use super::Buffer;
 use crate::config::SyncPolicy;
 use crate::error::Error;
 use crate::flow::queue::commit::{CUT, Commit};
+use crate::flow::queue::jobs::Jobs;
+use crate::flow::queue::position::ListPosition;
 use crate::flow::queue::spool::Whereabouts;
 use crate::flow::queue::{orphans, processes};
 use crate::flow::sink::{Position, Sink, failed};
@@ -95,6 +97,20 @@ impl Buffer<'_, '_> {
             dead_letters.begin_write_back();
         }
         Ok(())
+    }
+
+    /// What a sync of the spool has in it, beside jobs: the newest commit, and the place in the list.
+    /// That one is looked for in slots too: to have saved it and freed them changes nothing.
+    pub(super) fn in_spool(&self) -> (u64, ListPosition) {
+        (self.books.generation, ListPosition::load(self.spool).1)
+    }
+
+    /// Would a start after a power loss miss nothing that is in the spool? If jobs are pending it may:
+    /// what became of them since the last sync is not followed.
+    pub(super) fn is_spool_synced(&self) -> bool {
+        let jobs = Jobs(self.spool);
+        let pending = (0..jobs.len()).any(|index| jobs.is_pending(index));
+        !self.dirty && !pending && self.synced_with == Some(self.in_spool())
     }
 
     /// Syncs the sinks; if that fails, notes it before anything else can happen.
