@@ -1,11 +1,5 @@
 # Producers write lines into a pipe, svlogd writes them to OUTPUT/current, which is never set aside.
-set -eu
-output=$1 producers=$2 records=$3 program=$4
+. "$(dirname "$0")/producers.sh"
 mkdir "$output"
 printf 's0\nn0\n' >"$output/config"
-{
-    for producer in $(seq 0 $((producers - 1))); do
-        "$program" producer lines "$producer" "$records" &
-    done
-    wait
-} | svlogd -b 65536 "$output"
+produce | svlogd -b 65536 "$output"
