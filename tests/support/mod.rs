@@ -88,6 +88,19 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     Ok(child)
 }
 
+/// Reaps what has come to this test program because its parent was killed, and has ended.
+pub fn reap_orphans() {
+    // Held until the end: who is started meanwhile is not known yet.
+    let own = own_children();
+    for process in processes::children_of(std::process::id() as i32) {
+        if process.is_zombie() && !own.contains(&process.pid) {
+            let pid = nix::unistd::Pid::from_raw(process.pid);
+            // Another test may have been faster.
+            let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
 /// Runs a tool to its end and returns what it printed.
 #[track_caller]
 pub fn tool(name: &str, args: &[&str]) -> Output {

@@ -51,6 +51,11 @@ impl Place {
         Place { directory, name, program: place, runs: AtomicU32::new(0) }
     }
 
+    /// Leaves the directory where it is.
+    pub fn keep(&mut self) {
+        self.directory.disable_cleanup(true);
+    }
+
     /// A path in the directory in which the program runs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join("work").join(name)
