@@ -13,7 +13,7 @@ result=tests/soak.txt
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 
-cargo build --quiet --bins --examples
+cargo build --quiet --bin procsig --example test_soak
 binary=$(cargo test --test soak --no-run --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*\/soak-[^"]*\)".*/\1/p')
 [ -x "$binary" ] || { echo "tests/soak was not built" >&2; exit 1; }
