@@ -3,33 +3,25 @@
 # a time, and runs the tests that should catch each. A change that no test catches is a failure.
 #
 #   bash tests/seeded_bugs.sh [PATTERN OF NAMES]
+#   bash tests/seeded_bugs.sh --applies     only says which changes have lost their place in the sources
 #
 # Needs git, perl and cargo. About a quarter of a minute for each change. First the same tests run on the
 # unchanged sources: one that fails there would catch anything.
 #
-# A change that was caught is noted with the sum of all sources, and not tried again as long as they are
-# the same: so they can be tried in pieces. A run of all of them writes tests/seeded_bugs.txt.
+# A change that was caught is noted with the sum of all sources that its tests are made of, and not tried
+# again as long as they are the same: so they can be tried in pieces. A run of all of them writes
+# tests/seeded_bugs.txt.
 # SEEDED_BUGS_LIMIT: seconds that the tests of one change may take (default 400).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 only=${1:-}
 limit=${SEEDED_BUGS_LIMIT:-400}
 root=$PWD
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/seeded}
-# Always the same place: what was compiled of an earlier copy is of use.
-copy=$CARGO_TARGET_DIR/seeded_bugs/copy
-notes=$CARGO_TARGET_DIR/seeded_bugs/caught
-rm -rf "$copy"
-mkdir -p "$copy" "$notes"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
-cd "$copy"
-git init -q . && git add -A && git -c user.name=x -c user.email=x@localhost commit -qm copy
-sources=$(git ls-files -s -- . ':!tests/seeded_bugs.*' | sha256sum)
 names=() files=() olds=() news=() tests=()
 
-# bug NAME FILE OLD NEW TEST-ARGUMENTS...: OLD must stand in FILE exactly once.
+# bug NAME FILE OLD NEW (--lib | --test FILE) NAMES-OF-TESTS...: OLD must stand in FILE exactly once.
 bug() {
-    [[ $1 =~ $only ]] || return 0
+    [[ $only == --applies || $1 =~ $only ]] || return 0
     names+=("$1") files+=("$2") olds+=("$3") news+=("$4")
     shift 4
     tests+=("$*")
@@ -43,7 +35,7 @@ bug "the tail moves before the frames are copied" $queue/lane.rs \
         let (mut tail' \
     '        self.make_room(needed as u64);
         self.spool.producer(self.lane).tail.store(self.tail + needed as u64, Ordering::Release);
-        let (mut tail' --lib single_step
+        let (mut tail' --lib single_step::killed_after_any_instruction_of_a_worker_that_succeeds
 bug "result_end is stored after the tail" $queue/lane.rs \
     '            finish.result_end.store(tail, Ordering::Release);
         }
@@ -54,11 +46,11 @@ bug "result_end is stored after the tail" $queue/lane.rs \
         self.advance(tail, records);
         if let Some(finish) = finish {
             finish.result_end.store(tail, Ordering::Release);
-        }' --lib single_step
+        }' --lib single_step::killed_after_any_instruction_of_a_worker_that_succeeds
 bug "a job's end is published apart from its records" $queue/lane.rs \
     '            let Finish { seq, round, .. } = finish;' \
     '            self.spool.producer(self.lane).tail.store(tail, Ordering::Release);
-            let Finish { seq, round, .. } = finish;' --lib single_step
+            let Finish { seq, round, .. } = finish;' --lib single_step::killed_after_any_instruction_of_a_worker_that_succeeds
 bug "the lane is believed to be empty when it is full" $queue/lane.rs \
     'freed.saturating_add(self.capacity as u64).max(self.tail);' \
     'freed.saturating_add(2 * self.capacity as u64).max(self.tail);' --lib waking_tests
@@ -76,10 +68,10 @@ bug "the place in the ring does not wrap" $queue/lane.rs \
             self.place -= self.capacity;
         }' '' --lib waking_tests
 bug "a writer goes on at another place in the ring than its tail" $queue/lane.rs \
-    'let place = (tail % capacity as u64) as usize;' 'let place = 0 * capacity;' --lib torn_tests
+    'let place = (tail % capacity as u64) as usize;' 'let place = 0 * capacity;' --lib torn_tests::what_is_published
 # Reading.
 bug "a checksum is not checked" $queue/reader.rs \
-    'head.fits(frame).then(||' '(true || head.fits(frame)).then(||' --lib torn_tests
+    'head.fits(frame).then(||' '(true || head.fits(frame)).then(||' --lib torn_tests::what_is_published
 bug "the checksum leaves out the last word of the payload" $queue/frame.rs \
     '&frame[8..])' '&frame[8..(frame.len() - 8).max(HEAD)])' --lib frame::
 bug "the checksum leaves out the length and the kind" $queue/frame.rs \
@@ -87,9 +79,9 @@ bug "the checksum leaves out the length and the kind" $queue/frame.rs \
     'crc32c::crc32c_append(kind_and_len & 0, &frame[8..])' --lib frame::
 bug "a frame of an earlier lap is believed" $queue/reader.rs \
     'if head.offset != offset || size(&head) > until - offset' 'if size(&head) > until - offset' \
-    --lib queue::
+    --lib queue::tests queue::reader
 bug "a number of records that there can not have been is believed" $queue/reader.rs \
-    ' || !plausible(&head)' '' --lib queue::
+    ' || !plausible(&head)' '' --lib queue::reader
 bug "the window keeps its bytes when it is filled anew" $queue/reader.rs \
     '        window.bytes.clear();' '' --lib reader::
 bug "the window is believed to begin where it did before" $queue/reader.rs \
@@ -106,15 +98,19 @@ bug "a record that belongs to no job is read beyond the tail" $queue/reader.rs \
 bug "half of a torn job is handed on" $queue/reader.rs \
     '        if end.is_none() {
             into.back_to(&before);
-        }' '        let _ = before;' --lib torn_tests
+        }' '        let _ = before;' --lib torn_tests::what_is_published
 bug "the rest of a torn job is taken for a job" $queue/reader.rs \
     'JobEnd::from_bytes(payload).filter(|job| job.begin == mark.offset)' \
-    'JobEnd::from_bytes(payload).filter(|_| true)' --lib queue::
+    'JobEnd::from_bytes(payload).filter(|_| true)' --lib queue::reader
 bug "the rest of a torn job is taken for where a job begins" $queue/reader.rs \
-    'Ok((begin, _)) if begin == at => return at,' 'Ok((begin, _)) if begin <= at => return at,' \
-    --lib queue::
+    'if self.leads_to(at, begin, end, window) => return begin,' \
+    'if begin < at || self.leads_to(at, begin, end, window) => return begin.max(at),' \
+    --lib queue::reader
+bug "a job behind frames without an end is taken for the rest of a torn one" $queue/reader.rs \
+    'if self.leads_to(at, begin, end, window) => return begin,' 'if begin == at => return at,' \
+    --lib queue::reader torn_tests::what_is
 bug "a number that is missing is not noticed" $queue/reader.rs \
-    'into.lost = into.lost.wrapping_add(missing);' '' --lib torn_tests
+    'into.lost = into.lost.wrapping_add(missing);' '' --lib torn_tests::what_is_published
 
 # Jobs and settling.
 bug "a stale result_end stays when a job is put back" $queue/jobs.rs \
@@ -128,7 +124,7 @@ bug "a stale result_end stays when a job is settled" $queue/jobs.rs \
         self.change(index, state, Phase::Ready);' \
     '        self.change(index, state, Phase::Ready);' --lib queue::tests
 bug "a done job of a dead worker is settled as well" $queue/settle.rs \
-    'if by.lane == lane && !done => {}' 'if by.lane == lane => {}' --lib queue::
+    'if by.lane == lane && !done => {}' 'if by.lane == lane => {}' --lib queue::tests
 bug "done is read from two different claims" $queue/jobs.rs \
     'if again == state {' 'if again == state || true {' --lib queue::tests
 bug "a death is forgotten" $queue/jobs.rs \
@@ -143,7 +139,7 @@ bug "the place in the list is saved after slots are freed" src/flow/source/hand_
         // In the order in which they are to be filled again.' \
     '        slots.iter().for_each(|index| self.jobs.free(*index));
         self.save();
-        slots.drain(..).for_each(|index| self.free.push_back(index));' --lib single_step
+        slots.drain(..).for_each(|index| self.free.push_back(index));' --lib single_step::killed_after_any_instruction_of_a_source
 bug "jobs in slots do not count for the place in the list" $queue/position.rs \
     'Some(furthest) if furthest.order() > saved.order() => (generation, furthest),' '' --lib queue::tests
 
@@ -165,7 +161,7 @@ bug "no intent is stored" src/flow/buffer.rs \
     'next.store_intent(self.spool);' '' --lib buffer::
 bug "an old intent is taken for the next" $queue/commit.rs \
     '.filter(|intent| intent.generation == committed.generation + 1)' \
-    '.filter(|intent| intent.generation + 9 > committed.generation)' --lib flow::
+    '.filter(|intent| intent.generation + 9 > committed.generation)' --lib queue::tests buffer::tests
 bug "an intent from before a power loss is taken for the next" $queue/commit.rs \
     '.filter(|intent| intent.boots >= committed.boots)' '' --lib salvage
 bug "a batch is committed before it is written" src/flow/buffer.rs \
@@ -180,7 +176,7 @@ bug "room is given before the batch is written" src/flow/buffer.rs \
     '            self.books.lanes.clone_from(&next.lanes);
             self.free();
             self.write_all(next.number(), [0, 0])?;
-            self.commit(next)?;' --lib flow::
+            self.commit(next)?;' --lib buffer::tests damaged_start::a_start
 bug "with sync always room is given before the commit is synced" src/flow/buffer.rs \
     '            if !self.syncs_always() {
                 self.free();
@@ -200,7 +196,7 @@ bug "what a dead buffer had written is not looked for" src/flow/sink/file.rs \
     '        let done = self
             .common_prefix(committed.len, pending)
             .map_err(|error| self.fail("can'\''t read the output", error))?;' \
-    '        let done = 0;' --lib flow::
+    '        let done = 0;' --lib buffer::tests sink::file::tests
 bug "what a dead buffer had written of the dead letters is not looked for" src/flow/buffer/recovery.rs \
     'Some(sink) => sink.open(at[1], dead_letters)?,' \
     'Some(sink) => sink.open(at[1], dead_letters)? * 0,' --lib buffer::
@@ -242,11 +238,11 @@ bug "a header is written behind what is there" src/flow/buffer.rs \
 bug "a checksum of a record is stored first" $queue/record.rs \
     '    word(1).store(generation, Ordering::Relaxed);' \
     '    word(0).store(checksum(generation, words).into(), Ordering::Release);
-    word(1).store(generation, Ordering::Relaxed);' --lib single_step
+    word(1).store(generation, Ordering::Relaxed);' --lib single_step::killed_after_any_instruction_of_a_start
 
 # What a start does.
 bug "the repair of jobs with torn results is skipped" $queue/repair.rs \
-    '!spool.has_lane(by.lane) || lost.contains(&index),' '!spool.has_lane(by.lane),' --lib torn_tests
+    '!spool.has_lane(by.lane) || lost.contains(&index),' '!spool.has_lane(by.lane),' --lib torn_tests::any_flipped
 bug "results that are torn while it runs are committed" src/flow/buffer.rs \
     '            if self.hold_back(&mut ends) {
                 continue;
@@ -254,9 +250,9 @@ bug "results that are torn while it runs are committed" src/flow/buffer.rs \
 bug "a wrong bit is put right one bit beside it" $queue/record.rs \
     'Some(bits - 1 - from_end)' 'Some(bits.saturating_sub(2 + from_end))' --lib record::
 bug "a tail that can't be is believed" $queue/repair.rs \
-    'if !reader.is_sane(head, tail) {' 'if false && !reader.is_sane(head, tail) {' --lib torn_tests
+    'if !reader.is_sane(head, tail) {' 'if false && !reader.is_sane(head, tail) {' --lib torn_tests::a_tail
 bug "records that outlived a power loss are written again" src/flow/sink/surplus.rs \
-    'Some(count) if *count > 0 => {' 'Some(count) if *count > 1_000_000 => {' --lib flow::
+    'Some(count) if *count > 0 => {' 'Some(count) if *count > 1_000_000 => {' --lib salvage sink::surplus
 bug "a power loss is seen to twice" src/flow/buffer/recovery.rs \
     '        next.boots = self.boots();' '' --lib buffer::
 bug "lost jobs are not handed out again" src/flow/source/refill.rs \
@@ -286,7 +282,49 @@ bug "timed out: other jobs in hand are blamed" src/flow/worker/watchdog.rs \
     '' --lib watchdog
 bug "timed out: the end of the process counts as a death" src/control/lifecycle.rs \
     'return self.replace(child, Notice::Replacing(child), now)' \
-    'return self.pause_or_give_up(child, now)' --lib lifecycle
+    'return self.pause_or_give_up(child, now)' --lib lifecycle::examples
+
+# Replaces what is to be replaced in the file; nothing, and a failure, if that isn't there just once.
+apply() {
+    OLD=${olds[$1]} NEW=${news[$1]} perl -0pi -e '
+        $n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g;
+        END { exit(($n // 0) == 1 ? 0 : 8) }' "${files[$1]}"
+}
+
+# Before anything is compiled.
+lost=0
+for index in "${!names[@]}"; do
+    if ! OLD=${olds[$index]} perl -0ne '
+        $n += () = /\Q$ENV{OLD}\E/g;
+        END { exit(($n // 0) == 1 ? 0 : 8) }' "${files[$index]}"; then
+        echo "does not apply to ${files[$index]}: ${names[$index]}" >&2
+        lost=$((lost + 1))
+    fi
+done
+[[ $lost == 0 ]] || exit 1
+if [[ $only == --applies ]]; then
+    echo "${#names[@]} changes apply"
+    exit
+fi
+
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/seeded}
+# Compiled for each change, and looked at by nobody.
+export CARGO_PROFILE_DEV_DEBUG=0 RUST_BACKTRACE=0
+# Always the same place: what was compiled of an earlier copy is of use.
+copy=$CARGO_TARGET_DIR/seeded_bugs/copy
+notes=$CARGO_TARGET_DIR/seeded_bugs/caught
+rm -rf "$copy"
+mkdir -p "$copy" "$notes"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
+cd "$copy"
+git init -q . && git add -A && git -c user.name=x -c user.email=x@localhost commit -qm copy
+
+# sum_of PATHS...
+sum_of() {
+    git ls-files -s -- Cargo.toml Cargo.lock src "$@" ':!*.md' ':!*.sh' ':!*.txt' | sha256sum
+}
+of_lib=$(sum_of)
+of_all=$(sum_of bin examples tests)
 
 # Names of the tests that have failed, two at the most.
 failed() {
@@ -300,22 +338,22 @@ hanging() {
         sort -u | head -n 2 | paste -sd, | sed 's/,/, /g'
 }
 
-# run TEST-ARGUMENTS: a failure to compile is 9.
+# run TEST-ARGUMENTS: a failure to compile is 9. Sets `target`, and `wanted`.
 run() {
-    local arguments
-    read -ra arguments <<<"$1"
-    cargo test -q --no-run "${arguments[@]:0:$([[ $1 == --test* ]] && echo 2 || echo 1)}" >build.log 2>&1 ||
-        return 9
-    timeout -k 10 "$limit" cargo test -q "${arguments[@]}" >test.log 2>&1
+    local words
+    read -ra words <<<"$1"
+    target=("${words[0]}")
+    [[ $1 != --test* ]] || target+=("${words[1]}")
+    wanted=("${words[@]:${#target[@]}}")
+    cargo test -q --no-run "${target[@]}" >build.log 2>&1 || return 9
+    timeout -k 10 "$limit" cargo test -q "${target[@]}" -- "${wanted[@]}" >test.log 2>&1
 }
 
 # Sets `verdict`.
 try() {
-    local old=${olds[$1]} new=${news[$1]} file=${files[$1]} code=0
+    local code=0
     git checkout -q .
-    OLD=$old NEW=$new perl -0pi -e '
-        $n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g;
-        END { exit(($n // 0) == 1 ? 0 : 8) }' "$file" || { verdict="DOES NOT APPLY"; return; }
+    apply "$1"
     run "${tests[$1]}" || code=$?
     case $code in
         9) grep -m3 '^error' build.log || true
@@ -329,40 +367,57 @@ try() {
     verdict=${verdict:-"NOT CAUGHT (exit code $code)"}
 }
 
-# What a change that was tried is noted under.
+# What these tests are noted under, with a change or without.
 note_of() {
-    local sum
-    sum=$(printf '%s\0' "$sources" "${names[$1]}" "${files[$1]}" "${olds[$1]}" "${news[$1]}" \
-        "${tests[$1]}" | sha256sum)
+    local sum=$of_all
+    [[ ${!#} == --lib* ]] && sum=$of_lib
+    sum=$(printf '%s\0' "$sum" "$@" | sha256sum)
     echo "$notes/${sum%% *}"
+}
+
+note_of_change() {
+    note_of "${names[$1]}" "${files[$1]}" "${olds[$1]}" "${news[$1]}" "${tests[$1]}"
 }
 
 todo=()
 for index in "${!names[@]}"; do
-    [[ -e $(note_of "$index") ]] || todo+=("$index")
+    [[ -e $(note_of_change "$index") ]] || todo+=("$index")
 done
 while read -r arguments; do
-    note=$notes/$(printf '%s\0' "$sources" "$arguments" | sha256sum | cut -d' ' -f1)
+    note=$(note_of "$arguments")
     [[ -e $note ]] && continue
     if ! run "$arguments"; then
         echo "without any change these fail: cargo test $arguments" >&2
         cat "$copy/build.log" "$copy/test.log" >&2
         exit 1
     fi
+    for name in "${wanted[@]}"; do
+        found=$(cargo test -q "${target[@]}" -- --list "$name" 2>/dev/null)
+        if [[ $found != *": test"* ]]; then
+            echo "no test has such a name: $name, of cargo test $arguments" >&2
+            exit 1
+        fi
+    done
     touch "$note"
 done < <(for index in ${todo[@]+"${todo[@]}"}; do echo "${tests[$index]}"; done | sort -u)
 
 results=()
 missed=0
 for index in "${!names[@]}"; do
-    note=$(note_of "$index")
+    note=$(note_of_change "$index")
     if [[ -e $note ]]; then
         verdict=$(<"$note")
     else
+        begin=$SECONDS
         try "$index"
-        if [[ $verdict == caught* ]]; then echo "$verdict" >"$note"; else missed=$((missed + 1)); fi
+        verdict="$(printf '%3d' $((SECONDS - begin))) s  $verdict"
+        if [[ $verdict == *"  caught by "* ]]; then
+            echo "$verdict" >"$note"
+        else
+            missed=$((missed + 1))
+        fi
     fi
-    results+=("$(printf '%-70s %s' "${names[$index]}" "$verdict")")
+    results+=("$(printf '%-74s %-36s %s' "${names[$index]}" "${files[$index]}" "$verdict")")
     echo "${results[-1]}"
 done
 caught=$((${#results[@]} - missed))
@@ -372,6 +427,7 @@ if [[ -z $only ]]; then
         # Without what is written here.
         changed=$(git -C "$root" status --porcelain -- . ':!tests/seeded_bugs.txt')
         echo "# bash tests/seeded_bugs.sh, at commit $(git -C "$root" rev-parse --short HEAD)${changed:+, changed}"
+        echo "# The change, where, seconds to compile and run the tests, and two at the most that have failed."
         printf '%s\n' "${results[@]}" | sed 's/ *$//'
         echo "$caught of ${#results[@]} caught"
     } >"$root/tests/seeded_bugs.txt"

@@ -1,10 +1,11 @@
 //! Promises of the buffer about rotation, each with the death that would break it.
 
-use super::tests::{Bench, dying, expected, policy, publish};
+use super::tests::{Bench, dying, expected, killed, policy, publish};
 use super::*;
 use crate::config::Rotation;
-use crate::flow::sink::Position;
 use crate::flow::sink::file::{FileSink, Shape};
+use crate::flow::sink::{Batch, Position, Sink};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -128,6 +129,73 @@ fn a_buffer_that_dies_between_any_two_steps_of_a_rotation_is_gone_on_from_there(
             assert_eq!(bench.output(), expected(3..8), "step {step}");
             assert_eq!(Commit::load(&bench.spool).totals.results, 8);
         }
+    }
+}
+
+/// An output whose buffer dies when the file has its other name, and no new one is there.
+struct DiesRenamed(FileSink);
+
+impl Sink for DiesRenamed {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+        self.0.open(committed, pending)
+    }
+
+    fn write(&mut self, batch: Batch<'_>, done: usize) -> io::Result<usize> {
+        self.0.write(batch, done)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.0.position()
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn is_to_rotate(&self, more: usize) -> bool {
+        self.0.is_to_rotate(more)
+    }
+
+    fn rotation_moment(&self) -> u64 {
+        self.0.rotation_moment()
+    }
+
+    fn rotate(&mut self, _committed: Option<Position>, _moment: u64) -> io::Result<()> {
+        let path = PathBuf::from(self.0.name());
+        std::fs::rename(&path, path.with_file_name(ASIDE))?;
+        Err(killed())
+    }
+}
+
+#[test]
+fn a_rotation_is_under_way_until_the_new_file_is_there_and_is_gone_on_with_by_whoever_comes_next() {
+    use std::os::unix::fs::PermissionsExt;
+    for was_begun_before in [false, true] {
+        let (bench, old) = if was_begun_before {
+            (dead_in_rotation().0, 3)
+        } else {
+            let bench = Bench::with_lanes_of(16 << 10, 1);
+            let mut writer = bench.writer(0);
+            publish(&mut writer, 0..5);
+            bench.drain(&mut sink(&bench)).expect("drained");
+            publish(&mut writer, 5..8);
+            (bench, 5)
+        };
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(bench.path(), mode).expect("set");
+        assert!(bench.drain(&mut DiesRenamed(sink(&bench))).is_err());
+        let committed = Commit::load(&bench.spool);
+        let intent = Commit::load_intent(&bench.spool, &committed).expect("nothing is committed");
+        assert_ne!(intent.rotation, 0);
+        // Main creates an output of its own mode, as it knows of nothing.
+        bench.drain(&mut sink(&bench)).expect("drained");
+        let mode = std::fs::metadata(bench.path()).expect("metadata").permissions().mode();
+        assert_eq!((mode & 0o777, bench.output()), (0o600, expected(old..8)));
+        assert_eq!(read(&bench.directory.path().join(ASIDE)), expected(0..old));
     }
 }
 

@@ -10,8 +10,9 @@
 //! # Finding the way again
 //! Behind torn bytes every multiple of eight is tried as the start of a frame: its head holds its
 //! own offset in the lane, and a checksum of everything. A frame that is found may still belong to
-//! the torn job; what ends a job says where that began. Nothing of this depends on the tail, so who
-//! reads the same bytes later, with more behind them, skips the same.
+//! the torn job, or to one that has no end, with a whole one behind it; what ends a job says where
+//! that began. Nothing of this depends on the tail, so who reads the same bytes later, with more
+//! behind them, skips the same.
 
 use super::frame::{self, ALIGN, HEAD, Head, JobEnd, Kind};
 use super::spool::Spool;
@@ -358,7 +359,8 @@ impl LaneReader {
                 return at;
             }
             match self.job_end(at, until, window) {
-                Ok((begin, _)) if begin == at => return at,
+                // Here, or behind frames of another job that has no end.
+                Ok((begin, end)) if self.leads_to(at, begin, end, window) => return begin,
                 // The rest of the torn job.
                 Ok((_, end)) => return end,
                 Err(broken) => {
@@ -368,6 +370,16 @@ impl LaneReader {
             }
         }
         until
+    }
+
+    /// Does one of the frames from here on begin there? They are known to be whole.
+    fn leads_to(&self, from: u64, begin: u64, until: u64, window: &mut Window) -> bool {
+        let mut at = from;
+        while at < begin {
+            let Some(head) = self.head(at, until, window) else { return false };
+            at = at.saturating_add(size(&head));
+        }
+        at == begin
     }
 
     /// Bytes that looking for a frame here has summed up in vain.

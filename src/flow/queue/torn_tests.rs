@@ -2,14 +2,14 @@
 //! run again.
 
 use super::commit::Commit;
-use super::frame::Kind;
-use super::jobs::{Claim, Claimed, Claimer, Jobs, NewJob, Phase};
+use super::frame::{Kind, size};
+use super::jobs::{Claim, Claimed, Claimer, Jobs, NO_RESULT, NewJob, Phase};
 use super::lane::{Finish, LaneWriter, Staged};
 use super::layout::Geometry;
 use super::reader::{Gathered, LaneReader, Mark, survey};
 use super::repair::repair;
 use super::spool::Spool;
-use crate::sys::atomic::Ordering;
+use crate::sys::atomic::{AtomicU64, Ordering};
 use std::convert::Infallible;
 
 const LANE: usize = 4096;
@@ -339,4 +339,29 @@ fn records_torn_at_the_end_of_a_lane_are_counted_by_what_is_published_next() {
     let mut writer = LaneWriter::open(&spool, 0, found.records).expect("ring");
     writer.publish(&mut staged(&[record(9, 1)]), None).expect("room");
     assert_eq!(gather(&spool).0.lost, 2);
+}
+
+/// As after a power loss that has left the tail in the middle of a job, between two of its frames.
+#[test]
+fn what_is_published_behind_a_part_of_a_job_is_read_by_whoever_comes_later_as_well() {
+    let (_directory, spool) = with_jobs();
+    let (begin, end) = (head(&spool).offset, tail(&spool));
+    let job_bytes = (end - begin) / JOBS;
+    let record_bytes = size(record(1, 1).len()) as u64;
+    for records_left in [1, 2] {
+        let (_directory, spool) = with_jobs();
+        let part = end - job_bytes + records_left * record_bytes;
+        spool.producer(0).tail.store(part, Ordering::Release);
+        assert_eq!(after_repair(&spool), (vec![1, 2, 3], vec![4]));
+        let found = survey(&spool, 0, head(&spool)).expect("ring");
+        assert_eq!((found.end.offset, found.torn.len()), (part, 1));
+        let mut writer = LaneWriter::open(&spool, 0, found.records).expect("ring");
+        let result_end = AtomicU64::new(NO_RESULT);
+        let finish = Finish { kind: Kind::JobDone, seq: 4, round: 1, result_end: &result_end };
+        writer.publish(&mut staged(&[record(4, 1), record(4, 2)]), Some(finish)).expect("room");
+        let (gathered, mark) = gather(&spool);
+        assert_eq!(whole_jobs(&gathered), [1, 2, 3, 4], "{records_left} records are left");
+        assert_eq!(mark.offset, part + job_bytes);
+        assert_eq!(gathered.torn, found.torn, "skipped is what was skipped before");
+    }
 }

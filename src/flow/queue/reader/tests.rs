@@ -81,3 +81,90 @@ fn a_unit_that_ends_behind_the_tail_is_none() {
         }
     }
 }
+
+/// A lane with these bytes at its beginning, read up to their end.
+fn read(spool: &Spool, lane: &[u8]) -> Gathered {
+    spool.map_ring(0, true).expect("ring").write(0, lane);
+    let reader = LaneReader::open(spool, 0).expect("ring");
+    let (mut mark, mut gathered) = (Mark::default(), Gathered::default());
+    reader.gather(&mut mark, lane.len() as u64, usize::MAX, &mut gathered);
+    assert_eq!(mark.offset, lane.len() as u64, "all of it is read or torn");
+    gathered
+}
+
+/// A frame behind those that are there, and where it ends.
+fn append(lane: &mut Vec<u8>, kind: Kind, records: u64, payload: &[u8]) -> u64 {
+    lane.extend(of(kind, lane.len() as u64, records, payload));
+    lane.len() as u64
+}
+
+fn end_of_job(begin: u64) -> [u8; JobEnd::BYTES] {
+    JobEnd { seq: 1, round: 1, begin }.to_bytes()
+}
+
+/// A broken worker can give its frames any number, with the right checksum: what it counts wrong
+/// must not become millions of lost records in the books.
+#[test]
+fn a_frame_that_counts_more_records_than_fit_before_it_is_torn() {
+    // The first frame takes 32 bytes: one of no length would have fitted in before, and a rest.
+    let most = 32 / HEAD as u64 + 1;
+    for (counts, is_read) in [(2, true), (most, true), (most + 1, false), (u64::MAX, false)] {
+        let (_directory, spool) = spool();
+        let mut lane = Vec::new();
+        let from = append(&mut lane, Kind::Alone, 1, b"first\n");
+        let to = append(&mut lane, Kind::Alone, counts, b"second\n");
+        append(&mut lane, Kind::Alone, 3, b"third\n");
+        let gathered = read(&spool, &lane);
+        let (expected, torn) = match is_read {
+            true => ("first\nsecond\nthird\n", vec![]),
+            false => ("first\nthird\n", vec![Torn { lane: 0, from, to }]),
+        };
+        assert_eq!(gathered.results.bytes, expected.as_bytes(), "counts {counts}");
+        assert_eq!(gathered.torn, torn, "counts {counts}");
+        assert_eq!(gathered.lost, i64::from(!is_read), "counts {counts}");
+    }
+}
+
+/// As a worker leaves it that dies, and whose successor begins in the wrong place.
+#[test]
+fn a_job_begins_where_its_end_says_and_frames_before_that_are_none_of_it() {
+    for (begin, expected, torn) in [
+        (0, "stray\nwhole\n", 0),
+        (32, "whole\n", 32),
+        (64, "", 64),
+        // No frame begins there, or none of this job.
+        (8, "", 112),
+        (1 << 40, "", 112),
+    ] {
+        let (_directory, spool) = spool();
+        let mut lane = Vec::new();
+        append(&mut lane, Kind::Result, 1, b"stray\n");
+        append(&mut lane, Kind::Result, 2, b"whole\n");
+        let end = append(&mut lane, Kind::JobDone, 2, &end_of_job(begin));
+        assert_eq!(end, 112);
+        let gathered = read(&spool, &lane);
+        assert_eq!(gathered.results.bytes, expected.as_bytes(), "begun at {begin}");
+        let to = gathered.torn.iter().map(|range| range.to - range.from).sum::<u64>();
+        assert_eq!(to, torn, "begun at {begin}: {:?}", gathered.torn);
+        assert_eq!(gathered.jobs_done, u64::from(torn < end), "begun at {begin}");
+    }
+}
+
+/// What a job writes may be anything, such as the bytes of a frame for just that place.
+#[test]
+fn a_whole_record_in_the_rest_of_a_torn_job_is_not_searched_for_units() {
+    let (_directory, spool) = spool();
+    let mut lane = Vec::new();
+    let place = append(&mut lane, Kind::Result, 1, b"torn\n") + HEAD as u64;
+    append(&mut lane, Kind::Result, 2, &of(Kind::Alone, place, 2, b"forged\n"));
+    let to = append(&mut lane, Kind::JobDone, 2, &end_of_job(0));
+    let end = append(&mut lane, Kind::Alone, 3, b"behind\n");
+    lane[HEAD] = b'T';
+    let gathered = read(&spool, &lane);
+    assert_eq!(gathered.results.bytes, b"behind\n");
+    assert_eq!(gathered.torn, [Torn { lane: 0, from: 0, to }]);
+    assert_eq!((gathered.lost, gathered.jobs_done), (2, 0));
+    // Found where it is, it would have been believed.
+    let reader = LaneReader::open(&spool, 0).expect("ring");
+    assert!(reader.frame(place, end, &mut Window::default()).is_some());
+}
