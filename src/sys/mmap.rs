@@ -28,11 +28,11 @@ pub(crate) struct Mapping {
     base: *mut u8,
     /// Bytes that may be addressed.
     len: usize,
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     private: Option<private::Private>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod private;
 
 // SAFETY: a mapping is an address that stays valid until drop; all access is by atomics or by
@@ -49,7 +49,7 @@ impl Mapping {
         Mapping {
             base,
             len,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             private: None,
         }
     }
@@ -208,14 +208,14 @@ impl Mapping {
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(offset), bytes.len());
         }
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         self.mirror(offset, bytes);
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if self.private.is_some() {
             return;
         }

@@ -36,7 +36,8 @@ impl Stage {
         let directory = scratch();
         let geometry = Geometry { lanes, lane_bytes: LANE, slots, job_bytes: 64 };
         let path = directory.join("spool");
-        let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("a spool");
+        let mut spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("a spool");
+        spool.keep_rings().expect("mapped");
         let rings = (0..lanes as usize).map(|lane| spool.map_ring(lane, true).expect("a ring"));
         let rings = rings.collect();
         let mut fresh = Vec::new();

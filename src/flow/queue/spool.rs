@@ -29,8 +29,8 @@ pub(crate) struct Spool {
     /// Its run has ended with nothing left in it, and given the room back: only what `status`
     /// reads is there.
     closed: bool,
-    /// In place of the file's rings, in [`Spool::in_memory`].
-    #[cfg(test)]
+    /// In place of mapping the file's rings: in [`Spool::in_memory`], or [kept](Spool::keep_rings).
+    #[cfg(any(test, fuzzing))]
     rings: Vec<Mapping>,
 }
 
@@ -175,7 +175,7 @@ impl Spool {
             file,
             path: path.to_path_buf(),
             closed,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             rings: Vec::new(),
         })
     }
@@ -236,12 +236,20 @@ impl Spool {
 
     /// Maps a lane's ring, twice in a row.
     pub(crate) fn map_ring(&self, lane: usize, writable: bool) -> io::Result<Mapping> {
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if let Some(ring) = self.rings.get(lane) {
             return Ok(ring.again());
         }
         let (offset, len) = (self.layout.ring(lane), self.layout.geometry.lane_bytes as usize);
         Mapping::ring(&self.file, offset as u64, len, writable)
+    }
+
+    /// Maps the rings once and for all: for who opens the same lanes by the million.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn keep_rings(&mut self) -> io::Result<()> {
+        let rings = (0..self.lanes()).map(|lane| self.map_ring(lane, true).map(Mapping::kept));
+        self.rings = rings.collect::<io::Result<_>>()?;
+        Ok(())
     }
 
     /// Forces everything to the disk.

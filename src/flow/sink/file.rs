@@ -334,7 +334,7 @@ impl Sink for FileSink {
             .common_prefix(committed.len, pending)
             .map_err(|error| self.fail("can't read the output", error))?;
         let ours = committed.len + done as u64;
-        if ours < self.at.len && done < pending.len() && !pending.is_empty() {
+        if ours < self.at.len && done < pending.len() {
             self.quarantine(ours)?;
             self.at.len = ours;
         } else if ours < self.at.len {
@@ -343,6 +343,8 @@ impl Sink for FileSink {
                 self.path.display(),
                 self.at.len - ours
             );
+        }
+        if done == 0 || done == pending.len() {
             self.end_an_open_line()?;
         }
         Ok(done)
@@ -453,7 +455,11 @@ impl Sink for FileSink {
     }
 
     fn rotate(&mut self, committed: Option<Position>, moment: u64) -> io::Result<()> {
-        committed.map_or(Ok(()), |committed| self.set_aside(committed, moment))
+        if let Some(committed) = committed {
+            self.set_aside(committed, moment)?;
+        }
+        // What has the output's name now can be somebody else's.
+        if self.regular { self.end_an_open_line().map_err(io::Error::other) } else { Ok(()) }
     }
 
     fn cut_to(&mut self, committed: Option<Position>) -> io::Result<()> {

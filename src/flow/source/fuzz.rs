@@ -11,6 +11,7 @@ use crate::flow::worker;
 use crate::fuzzing::Choices;
 use crate::stop::Stop;
 use crate::sys::spawn::CommandLine;
+use std::io::{PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ struct Stage {
     list: Lines,
     spool: Spool,
     command: CommandLine,
+    /// Nobody asks for an end.
+    never: (PipeReader, PipeWriter),
 }
 
 thread_local! {
@@ -39,7 +42,8 @@ impl Stage {
         let spool = Spool::create(&path, geometry, 7, None, |_| {}).expect("a spool");
         let command = ["program", "--of={}!", "{}{}", "as it is"].map(str::to_owned);
         let command = CommandLine::new(&command, &Default::default(), "run").expect("a command");
-        Stage { directory, list, spool, command }
+        let never = std::io::pipe().expect("a pipe");
+        Stage { directory, list, spool, command, never }
     }
 }
 
@@ -95,8 +99,7 @@ impl Stage {
 
     /// The lines from a place on, and the position at the end; `None` if the list is another one.
     fn read_from(&self, place: Option<(u64, u64)>) -> Option<(Vec<Line>, (u64, u64))> {
-        let (never, _open) = std::io::pipe().expect("a pipe");
-        let reader = LineReader::open(&self.list, None, LINE_MAX, never.as_fd());
+        let reader = LineReader::open(&self.list, None, LINE_MAX, self.never.0.as_fd());
         let mut reader = reader.expect("a list");
         if let Some((offset, prefix)) = place
             && reader.skip_to(offset, prefix).expect("readable") != Some(true)

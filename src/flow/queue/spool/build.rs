@@ -72,7 +72,7 @@ pub(super) fn build(
         file,
         path: temporary.to_path_buf(),
         closed: false,
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         rings: Vec::new(),
     };
     spool.run().boot_id.store(proc_fs::boot_id(), Ordering::Relaxed);

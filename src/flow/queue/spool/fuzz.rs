@@ -17,30 +17,66 @@ const LENGTH_MAX: u64 = 1 << 40;
 const LOOKED_AT_MAX: usize = 1 << 20;
 
 thread_local! {
-    static PATH: Directory = Directory(scratch());
+    static STAGE: Stage = Stage::new();
 }
 
-struct Directory(PathBuf);
+/// A file that is used again and again.
+struct Stage {
+    directory: PathBuf,
+    path: PathBuf,
+    file: File,
+    /// A page for headers.
+    page: Mapping,
+}
 
-impl Drop for Directory {
+impl Stage {
+    fn new() -> Stage {
+        let directory = scratch();
+        let path = directory.join("spool");
+        let page = open(&directory.join("page"));
+        page.set_len(PAGE as u64).expect("a length");
+        let page = Mapping::of_file(&page, PAGE).expect("mapped");
+        Stage { file: open(&path), path, directory, page }
+    }
+
+    /// A page that begins with these words.
+    fn page_of(&self, words: &[u64; 9]) -> &Mapping {
+        for (index, word) in words.iter().enumerate() {
+            self.page.write(8 * index, &word.to_le_bytes());
+        }
+        &self.page
+    }
+
+    /// The checksum that a header with these words has.
+    fn summed(&self, words: &[u64; 9]) -> u64 {
+        checksum(self.page_of(words).at::<Header>(0))
+    }
+
+    /// As long as a file with this header should be.
+    fn length_by(&self, words: &[u64; 9]) -> Option<u64> {
+        let (layout, _) = layout_of(Some(self.page_of(words)), LENGTH_MAX).ok()?;
+        Some(layout.total as u64)
+    }
+}
+
+impl Drop for Stage {
     fn drop(&mut self) {
-        let _removed = std::fs::remove_dir_all(&self.0);
+        let _removed = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 /// A header, as it was written or changed, before a file of some length: it is opened as what it says, or
 /// refused with words and not touched.
 pub(crate) fn header(data: &[u8]) {
-    PATH.with(|directory| {
-        let path = directory.0.join("spool");
+    STAGE.with(|stage| {
+        let Stage { path, file, .. } = stage;
         let mut choices = Choices::new(data);
-        let (page, length) = page(&mut choices);
-        let file = open(&path);
+        let (page, length) = page(stage, &mut choices);
         file.set_len(0).expect("emptied");
         file.write_all_at(&page[..page.len().min(length as usize)], 0).expect("written");
         file.set_len(length).expect("a length");
-        let before = state(&file);
-        match Spool::open(&path) {
+        let before = state(file);
+        match Spool::open(path) {
             Ok(spool) => {
                 let spool = spool.expect("it is there");
                 assert_sound(&spool, length);
@@ -51,8 +87,8 @@ pub(crate) fn header(data: &[u8]) {
                 assert!(text.len() > 40, "too short to be of help: {text}");
             }
         }
-        look(&path, &page, length);
-        assert_eq!(state(&file), before, "it was touched");
+        look(stage, &page, length);
+        assert_eq!(state(file), before, "it was touched");
     });
 }
 
@@ -63,7 +99,7 @@ fn open(path: &Path) -> File {
 }
 
 /// A first page, and how long the file is.
-fn page(choices: &mut Choices<'_>) -> (Vec<u8>, u64) {
+fn page(stage: &Stage, choices: &mut Choices<'_>) -> (Vec<u8>, u64) {
     let geometry = Geometry {
         lanes: 1 + choices.below(4) as u32,
         lane_bytes: PAGE as u64 * (1 + choices.below(4)),
@@ -81,14 +117,14 @@ fn page(choices: &mut Choices<'_>) -> (Vec<u8>, u64) {
         2,
         0,
     ];
-    words[8] = summed(&words);
+    words[8] = stage.summed(&words);
     for _ in 0..choices.below(4) {
         let word = choices.below(9) as usize;
         match choices.below(3) {
             0 => words[word] ^= 1 << choices.below(64),
             1 => words[word] = choices.word(),
             // A damaged one that has a checksum all the same.
-            _ => words[8] = summed(&words),
+            _ => words[8] = stage.summed(&words),
         }
     }
     let layout = Layout::of(geometry);
@@ -97,36 +133,13 @@ fn page(choices: &mut Choices<'_>) -> (Vec<u8>, u64) {
         1 => layout.slots as u64,
         2 => choices.below(8192),
         3 => (layout.total as u64 + choices.below(3)).saturating_sub(1),
-        4 => length_by(&words).unwrap_or(0),
+        4 => stage.length_by(&words).unwrap_or(0),
         _ => layout.total as u64,
     };
     let mut page: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     page.extend_from_slice(choices.rest());
     page.truncate(PAGE);
     (page, length)
-}
-
-/// The checksum that a header with these words has.
-fn summed(words: &[u64; 9]) -> u64 {
-    let mapping = page_of(words);
-    checksum(mapping.at::<Header>(0))
-}
-
-fn page_of(words: &[u64; 9]) -> Mapping {
-    let file = PATH.with(|directory| open(&directory.0.join("page")));
-    file.set_len(PAGE as u64).expect("a length");
-    let mapping = Mapping::of_file(&file, PAGE).expect("mapped");
-    for (index, word) in words.iter().enumerate() {
-        mapping.write(8 * index, &word.to_le_bytes());
-    }
-    mapping
-}
-
-/// As long as a file with this header should be.
-fn length_by(words: &[u64; 9]) -> Option<u64> {
-    let page = page_of(words);
-    let (layout, _) = layout_of(Some(&page), LENGTH_MAX).ok()?;
-    Some(layout.total as u64)
 }
 
 /// What is opened has the header of a spool, and all that it says to have.
@@ -142,19 +155,18 @@ fn assert_sound(spool: &Spool, length: u64) {
 }
 
 /// Somebody looks at it from outside.
-fn look(path: &Path, page: &[u8], length: u64) {
+fn look(stage: &Stage, page: &[u8], length: u64) {
     let mut words = [0; 9];
     for (word, bytes) in words.iter_mut().zip(page.chunks_exact(8)) {
         *word = bytes.try_into().map_or(0, u64::from_le_bytes);
     }
-    let mapped = page_of(&words);
-    let looked =
-        layout_of(Some(&mapped), length).map(|(layout, _)| looked_at(&layout, Extent::Jobs));
+    let layout = layout_of(Some(stage.page_of(&words)), length);
+    let looked = layout.map(|(layout, _)| looked_at(&layout, Extent::Jobs));
     if looked.is_ok_and(|bytes| bytes > LOOKED_AT_MAX) {
         return;
     }
     for extent in [Extent::Books, Extent::Jobs] {
-        if let Ok(spool) = Spool::look(path, extent) {
+        if let Ok(spool) = Spool::look(&stage.path, extent) {
             assert_sound(&spool, length);
         }
     }

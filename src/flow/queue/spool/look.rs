@@ -58,7 +58,7 @@ impl Spool {
             file,
             path: path.to_path_buf(),
             closed,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             rings: Vec::new(),
         })
     }

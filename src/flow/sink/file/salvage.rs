@@ -32,6 +32,15 @@ impl FileSink {
         let length = self.at.len;
         let mut at = synced.min(length);
         self.at.synced = at;
+        if at < synced {
+            log::warn!(
+                "{}: is shorter than what was forced to the disk ({at} of {synced} bytes); going on at \
+                 its end",
+                self.path.display()
+            );
+            self.end_an_open_line()?;
+            return Ok(surplus);
+        }
         let file = self.file.try_clone().map_err(|error| unreadable(self, error))?;
         let mut reader = BufReader::new(From { file: &file, offset: at });
         let mut record = Vec::new();
@@ -131,5 +140,13 @@ mod tests {
         let (surplus, half, left, aside) = salvage(b"one\ntwo\nth", 4);
         assert_eq!((surplus, half.as_slice(), aside.as_slice()), (1, &b"th"[..], &b""[..]));
         assert_eq!(left, b"one\ntwo\nth");
+    }
+
+    /// Cut by hand before the start, or by a disk that has not kept what it was told to keep.
+    #[test]
+    fn an_output_that_has_less_than_was_synced_goes_on_with_whole_records() {
+        let (surplus, half, left, aside) = salvage(b"one\ntw", 8);
+        assert_eq!((surplus, half.as_slice(), aside.as_slice()), (0, &b""[..], &b""[..]));
+        assert_eq!(left, b"one\ntw\n");
     }
 }

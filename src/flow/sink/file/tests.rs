@@ -101,6 +101,37 @@ fn an_existing_output_without_a_last_newline_gets_one() {
     assert_eq!(std::fs::read(directory.path().join("out")).expect("read"), b"old\nours\n");
 }
 
+/// Edited where it is, or cut, while nothing ran: the place that is known of it is in the middle of a line.
+#[test]
+fn no_record_is_appended_to_half_a_line_that_was_left_before_the_place_of_a_batch() {
+    let (directory, mut sink) = sink(b"other\ntext here\n");
+    let read = |name: &str| std::fs::read(directory.path().join(name)).expect("read");
+    let committed = at(&sink, 9);
+    assert_eq!(Sink::open(&mut sink, committed, Batch::of(b"new\n")).expect("open"), 0);
+    assert_eq!(read("out.quarantine"), b"t here\n");
+    sink.append(b"new\n").expect("write");
+    assert_eq!(read("out"), b"other\ntex\nnew\n");
+    let committed = at(&sink, 8);
+    std::fs::write(directory.path().join("out"), b"other\nte").expect("write");
+    assert_eq!(Sink::open(&mut sink, committed, Batch::default()).expect("open"), 0);
+    assert_eq!(read("out"), b"other\nte\n");
+}
+
+#[test]
+fn no_record_is_appended_to_half_a_line_of_a_file_that_somebody_has_put_where_a_rotation_makes_one()
+{
+    let (directory, sink) = sink(b"old\n");
+    let committed = at(&sink, 4);
+    let path = directory.path().join("out");
+    std::fs::rename(&path, directory.path().join("aside")).expect("rename");
+    std::fs::write(&path, b"foreign").expect("write");
+    let rotation = crate::config::Rotation { bytes: Some(4), ..Default::default() };
+    let mut sink = sink.rotating(rotation).expect("a file");
+    Sink::rotate(&mut sink, committed, 1).expect("rotated");
+    sink.append(b"new\n").expect("write");
+    assert_eq!(std::fs::read(&path).expect("read"), b"foreign\nnew\n");
+}
+
 #[test]
 fn an_output_that_another_pipeline_writes_is_refused() {
     let (directory, _sink) = sink(b"");
