@@ -6,4 +6,5 @@
 pub(crate) mod find;
 pub(crate) mod last_run;
 pub(crate) mod progress;
+pub(crate) mod removed;
 pub(crate) mod timeline;

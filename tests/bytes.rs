@@ -313,7 +313,7 @@ fn jobs_around(noise: &mut Noise, lane: u64) -> Vec<Vec<u64>> {
     let mut jobs: Vec<Vec<u64>> = (lane - 150..lane + 2).map(|length| vec![length]).collect();
     jobs.extend([vec![], vec![0], vec![0; 50], vec![3 * lane], vec![lane; 2]]);
     for _ in 0..60 {
-        let (mut left, mut lengths) = (lane - 600 + noise.below(700), Vec::new());
+        let (mut left, mut lengths) = (lane * 3 / 4 + noise.below(lane / 3), Vec::new());
         while left > 0 && lengths.len() < 60 {
             let length = noise.below(2 * left.min(lane / 4) + 1);
             lengths.push(length);

@@ -90,6 +90,43 @@ fn a_fifo_that_nobody_reads_is_refused_before_anything_is_started() {
     assert!(!place.files().contains("spool"), "{:?}", place.files());
 }
 
+/// Whoever has set the pipe not to block has set it for a description of his own: ours waits.
+#[test]
+fn a_pipe_that_was_set_not_to_block_is_waited_for_while_its_reader_is_slow() {
+    let test = "a_pipe_that_was_set_not_to_block_is_waited_for_while_its_reader_is_slow";
+    if !needs(test, &["python3"]) {
+        return;
+    }
+    let (place, jobs) = place(300, "file = \"/dev/stdout\"");
+    // A pipe holds 16 of them, and as many are handed out.
+    place.work_script("head -c 4000 /dev/zero | tr '\\0' x");
+    place.write(
+        "unblock.py",
+        "import fcntl, os, sys\n\
+         fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_NONBLOCK)\n\
+         os.execv(sys.argv[1], sys.argv[1:])\n",
+    );
+    let begun = "[ $(cat started.txt 2>/dev/null | wc -l) -ge 24 ]";
+    let reader = format!("{{ until {begun}; do sleep 0.05; done; cat >taken; }}");
+    let script =
+        format!("{{ python3 unblock.py \"$@\"; echo $? >code; }} | {reader}; exit $(cat code)");
+    let ended = run(&place).under(&["sh", "-c", &script, "sh"]).finish();
+    ended.assert_exit(0);
+    Balance::of(&ended.log()).assert_even();
+    assert_once(&place.read("taken"), &jobs, &ended);
+}
+
+#[test]
+fn a_socket_is_refused_as_such_before_anything_is_started() {
+    let (place, _) = place(3, "file = \"socket\"");
+    let _socket = std::os::unix::net::UnixListener::bind(place.path("socket")).expect("a socket");
+    let ended = run(&place).finish();
+    ended.assert_exit(74);
+    let told = "can't open the output: it is a socket, which has no name to be opened by";
+    assert!(ended.stderr.contains(told), "{}", ended.describe());
+    assert!(place.started().is_empty());
+}
+
 // Row 21: directories that can't be written.
 
 /// A script that mounts something at `disk`, and the program behind it.
@@ -149,6 +186,46 @@ fn a_directory_of_somebody_else_is_refused_before_anything_is_started() {
         }
         assert!(place.started().is_empty());
     }
+}
+
+/// ext4 that finds a fault in itself and takes no more writes, whoever has what open.
+const FAULTY: &str = "[ -e image ] || { truncate -s 24m image && \
+     mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 image; } && \
+     { e2fsck -fp image >fsck || [ $? -le 1 ]; } && mount -o loop,errors=remount-ro image disk && \
+     findmnt -no SOURCE disk >device";
+
+#[test]
+fn a_file_system_that_becomes_read_only_underfoot_ends_with_74_and_the_next_start_goes_on() {
+    let test = "a_file_system_that_becomes_read_only_underfoot_ends_with_74";
+    if !needs(test, &["root", "mount", "unshare", "mkfs.ext4", "e2fsck", "findmnt", "losetup"]) {
+        return;
+    }
+    if !support::tool("losetup", &["-f"]).status.success() {
+        eprintln!("skipped: {test} needs a loop device");
+        return;
+    }
+    let (place, jobs) = place(1500, "file = \"disk/out.jsonl\"\nsync = \"50ms\"");
+    let running = mounted(&place, FAULTY).start();
+    let main = running.until("a supervisor", |run| run.of_program().first().map(|main| main.pid));
+    let output = format!("/proc/{main}/root{}", place.path("disk/out.jsonl").display());
+    running.until("results", |_| {
+        let text = std::fs::read_to_string(&output).unwrap_or_default();
+        (text.lines().count() > 20).then_some(())
+    });
+    let device = place.read("device");
+    let device = device.trim().trim_start_matches("/dev/");
+    std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").expect("a fault");
+    let ended = running.wait();
+    ended.assert_exit(74);
+    for word in ["out.jsonl", "Read-only file system", "start again"] {
+        assert!(ended.stderr.contains(word), "{word:?}\n{}", ended.describe());
+    }
+    Balance::of(&ended.log()).assert_even();
+    log::assert_nothing_out_of_order(&ended.log());
+    let again = mounted(&place, FAULTY).finish();
+    again.assert_exit(0);
+    Balance::of(&again.log()).assert_even();
+    assert_once(&place.read(OUTPUT), &jobs, &again);
 }
 
 // Row 18: a disk whose own disk runs out: written bytes are lost, and only a sync tells.

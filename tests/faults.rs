@@ -68,6 +68,32 @@ fn a_pipeline_stopped_twenty_times_at_random_instants_ends_with_each_job_exactly
     place.assert_each_ran_once(&jobs);
 }
 
+/// As `docker kill`, or the end of a service that does not end: nobody is killed before another.
+#[test]
+fn everything_killed_at_once_by_its_group_loses_and_doubles_nothing() {
+    let test = "everything_killed_at_once_by_its_group_loses_and_doubles_nothing";
+    if !needs(test, &["root"]) {
+        return;
+    }
+    let mut seed = Seed::new();
+    // More than can be done in between, however busy the machine is.
+    let (place, jobs) = place(2000, "");
+    let mut killed = 0;
+    for _ in 0..15 {
+        let Some(group) = Freezer::new(test) else { return };
+        let wrapper = group.wrapper();
+        let wrapper = wrapper.each_ref().map(String::as_str);
+        let run = place.command(&["run", "pings.toml"]).under(&wrapper).start();
+        std::thread::sleep(seed.time_below(Duration::from_millis(250)));
+        group.kill();
+        let ended = run.wait_for_main();
+        killed += usize::from(ended.signal == Some(9) && !ended.stderr.is_empty());
+        place.results().assert_at_most_once(&jobs);
+    }
+    assert!(killed >= 5, "{killed} of 15 runs were killed in their work, this shows nothing");
+    goes_on(&place, &jobs);
+}
+
 // Processes that stand still.
 
 const SHORT: &str = "[shutdown]\ndeadline = \"4s\"\nflush_reserve = \"2s\"\n";

@@ -313,7 +313,7 @@ fn assert_only_the_poison_has_failed(place: &Place, jobs: &[String], poison: &st
 
 #[test]
 fn a_function_that_aborts_its_worker_fails_alone_after_three_deaths() {
-    for (how, death) in [("abort", "SIGABRT"), ("exit", "exit code 0")] {
+    for (how, death) in [("abort", "SIGABRT"), ("exit", "exit code 0"), ("segfault", "SIGSEGV")] {
         let place = Place::of(example("test_pipelines"));
         let jobs = place.jobs(40);
         let ended = place.command(&["poison", how]).start().wait();

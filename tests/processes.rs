@@ -286,22 +286,30 @@ fn an_inherited_mask_and_an_ignored_sigchld_do_no_harm() {
 }
 
 #[test]
-fn with_standard_streams_closed_no_file_of_ours_takes_their_place() {
-    let (place, jobs) = place();
-    place.write("jobs.txt", jobs.join("\n") + "\n");
-    let closed = ["sh", "-c", "exec \"$@\" <&- >&- 2>&-", "sh"];
-    let run = place.command(&["run", "pings.toml"]).under(&closed).start();
-    run.until_started(8);
-    for process in run.children(2).into_iter().chain([run.supervisor()]) {
-        for (fd, target) in process.descriptors().range(0..=2) {
-            assert_eq!(target, Path::new("/dev/null"), "descriptor {fd} of {process:?}");
+fn with_any_standard_streams_closed_no_file_of_ours_takes_their_place() {
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"] {
+        let (place, jobs) = place();
+        place.write("jobs.txt", jobs.join("\n") + "\n");
+        let script = format!("exec \"$@\" {closed}");
+        let closed = ["sh", "-c", &script, "sh"];
+        let run = place.command(&["run", "pings.toml"]).under(&closed).start();
+        run.until_started(8);
+        let outer = [place.private("stdout.0"), place.private("stderr.0")];
+        for process in run.children(2).into_iter().chain([run.supervisor()]) {
+            let streams: Vec<_> =
+                process.descriptors().into_iter().take_while(|it| it.0 <= 2).collect();
+            assert_eq!(streams.len(), 3, "{closed:?}: {streams:?} of {process:?}");
+            for (fd, target) in streams {
+                let is_theirs = target == Path::new("/dev/null") || outer.contains(&target);
+                assert!(is_theirs, "{closed:?}: {fd} is {target:?} of {process:?}");
+            }
         }
+        run.signal(Signal::TERM);
+        run.wait().assert_exit(5);
+        place.write("calm", "");
+        place.command(&["run", "pings.toml"]).under(&closed).finish().assert_exit(0);
+        place.results().assert_exactly_once(&jobs);
     }
-    run.signal(Signal::TERM);
-    run.wait().assert_exit(5);
-    place.write("calm", "");
-    place.command(&["run", "pings.toml"]).under(&closed).finish().assert_exit(0);
-    place.results().assert_exactly_once(&jobs);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use support::kills::{Outcome, Story, Tally, lines};
-use support::{Balance, Place, Seed, Signal, example};
+use support::{Balance, Place, Seed, Signal, example, needs};
 
 /// Kills of the buffer.
 const KILLS: u64 = 100;
@@ -151,4 +151,26 @@ fn results_of_commands_are_rows_whatever_they_came_to() {
     let rows: Vec<String> = rows.collect::<Result<_, _>>().expect("rows");
     let good = |job| format!("{job} 1 0 did job-{job}\n");
     assert_eq!(rows, [good(1), "2 0 3 ".into(), good(3), good(4)]);
+}
+
+/// As of every other file: SECURITY.md.
+#[test]
+fn a_database_behind_a_link_of_somebody_else_is_refused_and_nothing_is_written_there() {
+    let test = "a_database_behind_a_link_of_somebody_else_is_refused_and_nothing_is_written_there";
+    if !needs(test, &["root"]) {
+        return;
+    }
+    let place = Place::of(example("test_sinks"));
+    place.jobs(3);
+    let (link, target) = (place.path("out.db"), place.private("elsewhere.db"));
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    std::os::unix::fs::lchown(&link, Some(65534), Some(65534)).expect("given away");
+    let ended = place.command(&["sqlite", "q"]).finish();
+    ended.assert_exit(74);
+    assert!(ended.stderr.contains("symbolic link of user 65534"), "{}", ended.describe());
+    assert!(!target.exists(), "it was followed");
+    // One's own is.
+    std::os::unix::fs::lchown(&link, Some(0), Some(0)).expect("taken back");
+    place.command(&["sqlite", "q"]).finish().assert_exit(0);
+    assert!(target.exists());
 }

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use support::verdict::{Before, assert_no_stray_file};
-use support::{Balance, Ended, Freezer, Place, Running, Signal, log, needs};
+use support::{Balance, Ended, Freezer, Pids, Place, Running, Signal, log, needs};
 
 /// Two workers of two threads of the kind `ping`, with jobs that are done at once.
 fn place(count: usize, tables: &str) -> (Place, Vec<String>) {
@@ -137,6 +137,88 @@ fn more_commands_at_a_time_than_there_can_be_descriptors_for_are_refused_before_
         assert_eq!(place.files(), before);
         assert!(place.started().is_empty());
     }
+}
+
+/// What a worker is refused that runs already: `prlimit` changes the limit of a living process.
+#[track_caller]
+fn limit_descriptors(run: &Running<'_>, most: &str) {
+    for worker in run.role(2, "worker ") {
+        let (pid, limit) = (worker.process.pid.to_string(), format!("--nofile={most}"));
+        let made = support::tool("prlimit", &["--pid", &pid, &limit]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+}
+
+#[test]
+fn a_worker_that_runs_out_of_descriptors_fails_the_jobs_in_hand_says_so_and_goes_on_with_enough() {
+    let test = "a_worker_that_runs_out_of_descriptors_fails_the_jobs_in_hand_says_so_and_goes_on_with_enough";
+    if !needs(test, &["root", "prlimit"]) {
+        return;
+    }
+    for keyword in ["command", "coprocess"] {
+        let (place, jobs) = place(40, "");
+        let mut gate = place.gate();
+        let waits = "*) echo $1 >>at-gate; : <gate";
+        place.work_script(&format!("case $1 in job-[1-4]) ;; {waits} ;; esac"));
+        // It answers once: each job has a program of its own.
+        let answer =
+            format!("read -r line; case $line in *job-[1-4]\\\"*) ;; {waits} ;; esac; echo 1");
+        place.write("answer.sh", answer);
+        let command = "command = [\"sh\", \"work.sh\", \"{}\"]";
+        let coprocess = "coprocess = [\"sh\", \"answer.sh\"]";
+        if keyword == "coprocess" {
+            place.write("pings.toml", place.read("pings.toml").replace(command, coprocess));
+        }
+        let run = start(&place);
+        run.until("all threads to wait", |_| {
+            (place.read("at-gate").lines().count() == 4).then_some(())
+        });
+        limit_descriptors(&run, "3:");
+        gate.open();
+        run.until_logged("Too many open files");
+        limit_descriptors(&run, "1000:");
+        let ended = run.wait();
+        ended.assert_exit(3);
+        Balance::of(&ended.log()).assert_even();
+        let results = place.results();
+        results.assert_exactly_once(&jobs);
+        let failed: Vec<_> = results.lines.iter().filter(|line| line["ok"] == false).collect();
+        let error = "can't start \"sh\": Too many open files";
+        assert!(failed.iter().all(|line| line["error"] == error), "{failed:?}");
+        assert!((1..30).contains(&failed.len()), "{} have failed", failed.len());
+        let said = ended.stderr.matches(&format!("{error}; every job that needs it fails")).count();
+        assert!((1..=2).contains(&said), "once for each worker: {}", ended.describe());
+    }
+}
+
+// Processes.
+
+#[test]
+fn however_many_processes_there_may_be_nothing_is_lost_and_with_enough_all_is_done() {
+    let test = "however_many_processes_there_may_be_nothing_is_lost_and_with_enough_all_is_done";
+    if !needs(test, &["root"]) {
+        return;
+    }
+    let Some(pids) = Pids::new(test) else { return };
+    let (place, jobs) = place(8, "[restart]\nmax = 1\n");
+    let mut failed = 0;
+    for most in 1..=40 {
+        pids.allow(Some(most));
+        let wrapper = pids.wrapper();
+        let wrapper = wrapper.each_ref().map(String::as_str);
+        let ended = place.command(&["run", "pings.toml"]).under(&wrapper).finish();
+        ended.assert_nothing_left();
+        place.results().assert_at_most_once(&jobs);
+        if ended.code == Some(0) {
+            break;
+        }
+        failed += 1;
+        assert_eq!(ended.code, Some(1), "{}", ended.describe());
+        assert!(ended.stderr.contains("Resource temporarily unavailable"), "{}", ended.describe());
+    }
+    assert!(failed > 5, "{failed}: this shows nothing");
+    place.results().assert_exactly_once(&jobs);
+    assert!(place.results().lines.iter().all(|line| line["ok"] == true));
 }
 
 // Memory.

@@ -165,6 +165,26 @@ fn where_nothing_runs_stop_says_how_it_ended_and_exits_with_0() {
 }
 
 #[test]
+fn of_a_run_whose_spool_was_removed_stop_names_the_supervisor_and_how_to_stop_it() {
+    let (place, mut gate) = gated("");
+    let run = start(&place);
+    std::fs::remove_file(place.path(SPOOL)).expect("removed");
+    for spool in ["pings.toml", SPOOL] {
+        let stop = place.command(&["stop", spool]).finish();
+        stop.assert_exit_beside(1);
+        let told = format!("kill -TERM {}. It writes the spool", run.supervisor().pid);
+        assert!(stop.stderr.contains(&told), "{}", stop.stderr);
+    }
+    run.signal(Signal::TERM);
+    run.until_logged("stopping workers");
+    gate.open();
+    run.wait().assert_exit(5);
+    let stop = place.command(&["stop", SPOOL]).finish();
+    stop.assert_exit(0);
+    assert!(stop.stdout.contains("ended with exit code 5"), "{}", stop.stdout);
+}
+
+#[test]
 fn what_a_killed_supervisor_has_left_is_waited_for() {
     let (place, mut gate) = gated("");
     let run = start(&place);

@@ -16,6 +16,7 @@ use crate::error::{Error, ExitCode};
 use crate::inspect::find;
 use crate::inspect::last_run::{LastRun, Main};
 use crate::inspect::progress::Progress;
+use crate::inspect::removed;
 use crate::log::escape;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{clock, proc_fs, signal};
@@ -51,6 +52,9 @@ pub(super) struct StopArguments {
 pub(super) fn stop(arguments: &StopArguments, known: &Known) -> Result<ExitCode, Error> {
     let place = arguments.place.as_deref();
     let path = find::spool(place, known)?;
+    if is_missing(&path) {
+        refuse_removed(&path)?;
+    }
     // A configuration that is valid may not have been run yet; a spool that is named has to be there.
     if place != Some(&*path) && is_missing(&path) {
         if !arguments.quiet {
@@ -88,6 +92,16 @@ pub(super) fn stop(arguments: &StopArguments, known: &Known) -> Result<ExitCode,
         Main::Runs(pid) | Main::Frozen(pid) => return watch.stop_main(pid),
     }
     Ok(ExitCode::Success)
+}
+
+/// Without its spool a run can't be watched, nor known for certain: a person has to stop it.
+fn refuse_removed(path: &Path) -> Result<(), Error> {
+    let Some(pid) = removed::supervisor(path) else { return Ok(()) };
+    Err(Error::Failure(format!(
+        "{}: this spool was removed while it is in use, so its run can't be watched from here. To stop it \
+         in order: kill -TERM {pid}. It writes the spool to its place again as the last it does",
+        path.display()
+    )))
 }
 
 fn is_missing(path: &Path) -> bool {

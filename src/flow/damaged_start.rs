@@ -294,6 +294,23 @@ impl Place {
         }
     }
 
+    /// As [`Place::judge`], but records may be there twice.
+    fn judge_no_loss(&self, contents: [&[u8]; 2], what: &str) {
+        self.restore(contents);
+        let Ok(balance) = self.start() else { return self.judge(contents, what) };
+        let output = std::fs::read(&self.files()[1]).expect("output");
+        let output = String::from_utf8_lossy(&output);
+        let is_there = |seq: u64| {
+            let parts =
+                [1, 2].map(|part| output.lines().any(|it| it == record(seq, part).trim_end()));
+            parts == [true; 2] || output.lines().any(|line| line == format!("failed {seq}"))
+        };
+        if balance.jobs_lost == 0 && balance.quarantined == 0 && !(1..=JOBS).all(is_there) {
+            let wrong = format!("{what}: {balance:?}\n{output}");
+            self.wrong.lock().expect("no panic").push(wrong);
+        }
+    }
+
     fn assert_each_job_once_or_counted(&self, balance: &Balance, what: &str) {
         let output = std::fs::read(&self.files()[1]).expect("output");
         let lines: Vec<String> = output
@@ -417,4 +434,55 @@ fn an_output_may_be_cut_anywhere_or_have_any_wrong_bit_and_each_job_is_there_onc
         let balance = place.start().expect("a start");
         assert_eq!(balance.jobs_lost, 0, "output cut to {len}");
     }
+}
+
+/// As a disk leaves what it never wrote: whole pages, sectors, or any other stretch.
+#[test]
+fn any_stretch_of_a_spool_or_an_output_may_be_zeroed_and_no_job_is_lost_uncounted() {
+    let place = Place::new();
+    let [spool, output] = &place.left;
+    let (committed, books) = {
+        place.restore([spool, output]);
+        let (spool, _) = place.prepare().expect("a start");
+        let [first, second] = spool.layout.commit;
+        let books = [spool.layout.intent, first, second];
+        (Commit::load(&spool).sinks[0].expect("a file").len as usize, books)
+    };
+    let end_of_books = books.map(|at| at + PAGE).into_iter().max().expect("some");
+    let books = books.into_iter().min().expect("some")..end_of_books;
+    for unit in [PAGE, 512, 64, 8] {
+        let is_zero = |at: &usize| spool[*at..*at + unit].iter().all(|byte| *byte == 0);
+        let begins = (0..spool.len() / unit).map(|number| number * unit).filter(|at| !is_zero(at));
+        for begin in some_of(begins.collect()) {
+            let what = format!("{unit} bytes of the spool from {begin} on are zero");
+            let contents = [&zeroed(spool, begin, unit)[..], output];
+            match books.contains(&begin) {
+                false => place.judge(contents, &what),
+                // More than a bit of these can't be put right: the batch of that moment is written once
+                // more, behind what is there of it, which is said to be somebody else's.
+                true => place.judge_no_loss(contents, &what),
+            }
+        }
+    }
+    for begin in 0..output.len() {
+        for len in [1, 7, 64, output.len()] {
+            let what = format!("{len} bytes of the output from {begin} on are zero");
+            let contents = [&spool[..], &zeroed(output, begin, len)];
+            if begin >= committed {
+                place.judge(contents, &what);
+            } else {
+                // What was committed is never looked at again.
+                place.restore(contents);
+                let balance = place.start().unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(balance.jobs_lost, 0, "{what}");
+            }
+        }
+    }
+}
+
+fn zeroed(bytes: &[u8], begin: usize, len: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let end = (begin + len).min(bytes.len());
+    bytes[begin..end].fill(0);
+    bytes
 }

@@ -348,6 +348,7 @@ fn poison(how: String) -> ExitCode {
                 match how.as_str() {
                     "abort" => std::process::abort(),
                     "exit" => std::process::exit(0),
+                    "segfault" => fault(),
                     "memory" => exhaust_memory(),
                     _ => return Err(JobError::new("which way?")),
                 }
@@ -360,6 +361,13 @@ fn poison(how: String) -> ExitCode {
         .sink(sink::json_lines("out.jsonl"))
         .run()
         .into()
+}
+
+/// What comes of reading where nothing is. Rust's own handler gives up the first time.
+fn fault() -> ! {
+    loop {
+        let _dead = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);
+    }
 }
 
 /// Takes all the memory there is, and never gives it back.

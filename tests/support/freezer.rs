@@ -10,7 +10,7 @@ pub struct Freezer {
 }
 
 /// Where file systems of this kind are mounted that have this option.
-fn mounted(kind: &str, option: &str) -> Option<PathBuf> {
+pub(super) fn mounted(kind: &str, option: &str) -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     mounts.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -20,7 +20,7 @@ fn mounted(kind: &str, option: &str) -> Option<PathBuf> {
     })
 }
 
-fn group_in(top: Option<PathBuf>, name: &str) -> Option<PathBuf> {
+pub(super) fn group_in(top: Option<PathBuf>, name: &str) -> Option<PathBuf> {
     let group = top?.join(name);
     std::fs::create_dir(&group).ok()?;
     Some(group)
@@ -57,6 +57,12 @@ impl Freezer {
             .expect("into the group");
     }
 
+    /// What starts a program in the group.
+    pub fn wrapper(&self) -> [String; 4] {
+        let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.group.display());
+        ["sh", "-c", &enter, "sh"].map(str::to_owned)
+    }
+
     #[track_caller]
     pub fn freeze(&self) {
         self.set(true);
@@ -72,6 +78,12 @@ impl Freezer {
 
     pub fn thaw(&self) {
         self.set(false);
+    }
+
+    /// Kills all of them at once, as `docker kill` does and systemd at last. Only of cgroup2.
+    #[track_caller]
+    pub fn kill(&self) {
+        std::fs::write(self.group.join("cgroup.kill"), "1").expect("a group that can be killed");
     }
 
     fn set(&self, frozen: bool) {

@@ -17,6 +17,7 @@ pub mod inject;
 pub mod kills;
 pub mod log;
 pub mod managers;
+pub mod pids;
 pub mod place;
 pub mod processes;
 pub mod results;
@@ -26,6 +27,7 @@ pub mod verdict;
 
 pub use freezer::Freezer;
 pub use log::{Balance, Line};
+pub use pids::Pids;
 pub use place::{Launch, Place};
 pub use processes::{Handle, Process};
 pub use results::Results;

@@ -91,7 +91,10 @@ impl FileSink {
             return Err(Error::file(path, "can't write the output", "it is a directory"));
         }
         let regular = existing.as_ref().is_none_or(std::fs::Metadata::is_file);
-        let fifo = existing.as_ref().is_some_and(|existing| existing.file_type().is_fifo());
+        let is = |kind: fn(&std::fs::FileType) -> bool| {
+            existing.as_ref().is_some_and(|existing| kind(&existing.file_type()))
+        };
+        let (fifo, socket) = (is(FileTypeExt::is_fifo), is(FileTypeExt::is_socket));
         // A regular file is also read, to find out what of a batch is there already. A FIFO is
         // opened without waiting for a reader: without one the answer is an error that says so.
         let flags = match (regular, fifo) {
@@ -102,7 +105,14 @@ impl FileSink {
         let flags = flags | OFlags::APPEND | OFlags::NOCTTY;
         let opened = trusted::open(path, flags, Mode::from_raw_mode(0o644));
         let file = opened.map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::ENXIO) => Error::file(path, CANT_OPEN, "nobody reads this FIFO"),
+            Some(nix::libc::ENXIO) if fifo => {
+                Error::file(path, CANT_OPEN, "nobody reads this FIFO")
+            }
+            Some(nix::libc::ENXIO) if socket => Error::file(
+                path,
+                CANT_OPEN,
+                "it is a socket, which has no name to be opened by; name a file, or a pipe",
+            ),
             _ => fail(disk::explained(directory_of(path), error)),
         })?;
         if fifo {

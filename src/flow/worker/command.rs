@@ -150,10 +150,7 @@ impl CommandRunner {
             Ok(running) => running,
             Err(error) => {
                 result.took = clock::now().saturating_sub(begin);
-                let refused = matches!(error, spawn::StartError::Refused { .. });
-                if refused && !self.complained.swap(true, Ordering::Relaxed) {
-                    log::warn!("{error}; every job that needs it fails (said once)");
-                }
+                complain_once(&error, &self.complained);
                 return result.fail(error.to_string(), error != spawn::StartError::Nul);
             }
         };
@@ -444,6 +441,14 @@ fn escaped_len(byte: u8) -> usize {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
         0..0x20 => 6,
         _ => 1,
+    }
+}
+
+/// The result of a job that fails of it says so as well; but there may be thousands of them.
+pub(super) fn complain_once(error: &spawn::StartError, complained: &AtomicBool) {
+    let refused = matches!(error, spawn::StartError::Refused { .. });
+    if refused && !complained.swap(true, Ordering::Relaxed) {
+        log::warn!("{error}; every job that needs it fails (said once)");
     }
 }
 

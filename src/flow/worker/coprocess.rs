@@ -31,12 +31,12 @@
 
 use std::ffi::CString;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::caught::caught;
-use super::command::{JobRef, is_shutdown};
+use super::command::{JobRef, complain_once, is_shutdown};
 use super::process_work::stage;
 use super::{Attempt, ProcessWork, ThreadWork, Verdict, Work};
 use crate::config;
@@ -86,6 +86,8 @@ pub(crate) struct Coprocesses {
     stop: Stop,
     listener: Listener,
     started: AtomicU64,
+    /// Said that none can be started.
+    complained: AtomicBool,
     /// Those that could not be ended and are to be reaped when they do.
     given_up: Mutex<Vec<nix::unistd::Pid>>,
 }
@@ -141,6 +143,7 @@ impl Coprocesses {
             stop: stop.clone(),
             listener: Listener::start()?,
             started: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
             given_up: Mutex::default(),
         })
     }
@@ -154,8 +157,10 @@ impl Coprocesses {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         // All that it starts has this in its environment, and nobody else.
         let marker = format!("{JOB_VARIABLE}=coprocess.{}.{number}", std::process::id());
-        let mut piped =
-            self.line.start_piped(&CString::new(marker.as_str()).unwrap_or_default())?;
+        let mut piped = self
+            .line
+            .start_piped(&CString::new(marker.as_str()).unwrap_or_default())
+            .inspect_err(|error| complain_once(error, &self.complained))?;
         let pid = piped.pid();
         log::debug!("coprocess {pid} started");
         let heard = piped.take_stderr().map(|pipe| self.listener.hear(pid, pipe));
