@@ -173,7 +173,9 @@ impl<'a> Lane<'a> {
         let arguments: &[&str] =
             if self.is_fresh { &["run", "--fresh", CONFIG] } else { &["run", CONFIG] };
         let published = self.place.private("published");
+        // Most pipelines have no end of their own: whoever kills this test ends them as well.
         let launch = self.place.command(arguments).without_terminal();
+        let launch = launch.under(&["setpriv", "--pdeathsig", "KILL", "--"]);
         let run = launch.env("SOAK_PUBLISHED", published.to_str().expect("UTF-8")).start();
         self.soak.count("runs");
         let mut start = Start {
@@ -366,6 +368,8 @@ impl<'a> Lane<'a> {
             3 => finite && ordered && balance.left == 0,
             5 => finite && ordered && told.is_some(),
             4 => requests >= 2 || start.disturbed.is_some_and(|at| at.elapsed() < DEADLINE * 2),
+            // What can't wait for room says so, and what was kept is known to the next start.
+            74 => start.met_full_disk && ended.stderr.contains("No space left on device"),
             // A buffer is started only once more during a stop.
             1 => buffers >= 2,
             _ => false,

@@ -62,12 +62,14 @@ fn inside(test: &str, time: Duration, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
-    if !needs(test, &["root", "mount", "umount", "unshare", "setsid"]) {
+    if !needs(test, &["root", "mount", "umount", "unshare", "setsid", "setpriv"]) {
         return;
     }
     let itself = std::env::current_exe().expect("this program");
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]).arg(itself);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--"])
+        .arg(itself);
     command.args([test, "--exact", "--include-ignored", "--nocapture"]).env(INSIDE, "1");
     // Several runs go on at the same time, so not all that comes to us is of one of them.
     command.env_remove("NEXTEST");
