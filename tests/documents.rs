@@ -238,3 +238,27 @@ fn every_test_that_a_document_names_is_there() {
         }
     }
 }
+
+#[test]
+fn each_of_the_49_faults_says_what_happens_has_a_test_and_where_it_runs() {
+    let page = read("docs/what-is-survived.md");
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let number = cells[0].strip_prefix("| ")?.parse::<usize>().ok()?;
+        Some((number, cells))
+    });
+    let rows: Vec<_> = rows.collect();
+    let numbers: Vec<usize> = rows.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (1..=49).collect::<Vec<_>>());
+    let runs = page.split("## Last results").nth(1).expect("the long runs");
+    for (number, cells) in rows {
+        let [_, _, happens, tests, place] = cells[..] else { panic!("row {number}: {cells:?}") };
+        assert!(happens.len() > 10 && tests.contains('`'), "row {number}");
+        let place = place.trim_end_matches(" |").trim_end_matches('|').trim();
+        let more = place.strip_prefix("CI").map(|more| more.trim_start_matches("; more: "));
+        let more = more.unwrap_or_else(|| panic!("row {number} runs nowhere: {place:?}"));
+        for run in more.split(", ").filter(|run| !run.is_empty()) {
+            assert!(runs.contains(&format!("| {run}: ")), "row {number}: no long run {run}");
+        }
+    }
+}

@@ -217,7 +217,7 @@ fn the_binary_is_only_an_entry() {
 
 #[test]
 fn every_test_that_the_table_of_faults_names_is_there() {
-    let table = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/README.md"));
+    let table = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/what-is-survived.md"));
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let quoted = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
     let name = |word: &&str| {
@@ -229,5 +229,8 @@ fn every_test_that_the_table_of_faults_names_is_there() {
     let all: String = files.iter().map(|path| code(path) + "\n").collect();
     let there = |name: &&str| all.contains(&format!("fn {name}()"));
     let missing: Vec<&str> = names.into_iter().filter(|name| !there(name)).collect();
-    assert!(missing.is_empty(), "tests/README.md names tests that are not there: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "docs/what-is-survived.md names tests that are not there: {missing:#?}"
+    );
 }
