@@ -303,16 +303,25 @@ fn place_with_pending_work() -> (Place, Vec<String>) {
 }
 
 #[test]
-fn pending_work_of_another_command_exits_with_78_and_nothing_is_touched() {
+fn pending_work_of_another_command_or_list_exits_with_78_and_nothing_is_touched() {
     let (place, jobs) = place_with_pending_work();
+    place.write("other.txt", "another\n");
     let files = || (bytes(&place.path(OUTPUT)), bytes(&place.path(SPOOL)), place.files());
     let before = files();
-    let ended = place.run(&LIST, &["sh", "-c", "touch harmed", "{}"]).finish();
-    ended.assert_exit(78);
-    for way_out in ["--fresh", "--spool"] {
-        assert!(ended.stderr.contains(way_out), "no {way_out}: {}", ended.describe());
+    let harmful = ["sh", "-c", "touch harmed", "{}"];
+    let others = [
+        place.run(&LIST, &harmful),
+        place.run(&["--jobs", "other.txt"], &["sh", "work.sh", "{}"]),
+        place.run(&["--jobs", "other.txt"], &harmful),
+    ];
+    for other in others {
+        let ended = other.finish();
+        ended.assert_exit(78);
+        for way_out in ["--fresh", "--spool"] {
+            assert!(ended.stderr.contains(way_out), "no {way_out}: {}", ended.describe());
+        }
+        assert!(files() == before, "something was touched\n{}", ended.describe());
     }
-    assert!(files() == before, "something was touched\n{}", ended.describe());
     // The old command goes on as if nothing had been.
     goes_on_to_the_end(&place, &["-P", "2", "-j", "2"], &jobs);
     place.assert_each_ran_once(&jobs);
