@@ -185,13 +185,18 @@ bug "with sync always room is given before the commit is synced" src/flow/buffer
             if !self.syncs_always() {
                 self.begin_write_back()?;' --lib buffer::
 bug "what others stored in the spool is not synced at the end" src/flow/buffer.rs \
-    '{ self.sync() } else { self.sync_spool() }' '{ self.sync() } else { Ok(()) }' --test jobs is_synced
+    'if self.is_spool_synced() { Ok(()) } else { self.sync_spool() }' 'Ok(())' \
+    --test jobs is_synced
+bug "a job that waits for its next attempt is no reason to sync at the end" \
+    src/flow/buffer/places.rs '!self.dirty && !pending &&' '!self.dirty &&' \
+    --test disk a_stop_syncs
+bug "the place in the list is no reason to sync at the end" src/flow/buffer/places.rs \
+    'self.synced_with == Some(self.in_spool())' \
+    'self.synced_with.map(|with| with.0) == Some(self.in_spool().0)' --test jobs is_synced
 bug "what was written is not synced at the end" src/flow/buffer.rs \
-    'if self.dirty || !self.writes_a_file() { self.sync() }' \
-    'if !self.writes_a_file() { self.sync() }' --test jobs is_synced
-bug "a sink of a program'\''s own is not synced at the end" src/flow/buffer.rs \
-    'if self.dirty || !self.writes_a_file() { self.sync() }' 'if self.dirty { self.sync() }' \
-    --lib buffer::
+    'if self.dirty || !self.writes_a_file() {' 'if !self.writes_a_file() {' --test jobs is_synced
+bug "a sink of a program's own is not synced at the end" src/flow/buffer.rs \
+    'if self.dirty || !self.writes_a_file() {' 'if self.dirty {' --lib buffer::
 bug "what a dead buffer had written is not looked for" src/flow/sink/file.rs \
     '        let done = self
             .common_prefix(committed.len, pending)
