@@ -12,6 +12,7 @@
 # again as long as they are the same: so they can be tried in pieces. A run of all of them writes
 # tests/seeded_bugs.txt.
 # SEEDED_BUGS_LIMIT: seconds that the tests of one change may take (default 400).
+# JOBS: how many changes are tried side by side, each in a copy of its own (default 1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 only=${1:-}
@@ -312,17 +313,36 @@ if [[ $only == --applies ]]; then
     exit
 fi
 
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/seeded}
+target=${CARGO_TARGET_DIR:-$root/target/seeded}
+jobs=${JOBS:-1}
 # Compiled for each change, and looked at by nobody.
 export CARGO_PROFILE_DEV_DEBUG=0 RUST_BACKTRACE=0
-# Always the same place: what was compiled of an earlier copy is of use.
-copy=$CARGO_TARGET_DIR/seeded_bugs/copy
-notes=$CARGO_TARGET_DIR/seeded_bugs/caught
-rm -rf "$copy"
-mkdir -p "$copy" "$notes"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy"
-cd "$copy"
-git init -q . && git add -A && git -c user.name=x -c user.email=x@localhost commit -qm copy
+place=$target/seeded_bugs
+notes=$place/caught
+verdicts=$place/verdicts
+rm -rf "$verdicts"
+mkdir -p "$notes" "$verdicts"
+
+# enter NUMBER: makes a copy, and goes there. Always the same place: what was compiled of an earlier copy is
+# of use.
+enter() {
+    export CARGO_TARGET_DIR=$target
+    if [[ $1 != 0 ]]; then
+        export CARGO_TARGET_DIR=$place/target$1
+        # What is the same for all is not compiled again.
+        [[ -d $CARGO_TARGET_DIR ]] || {
+            mkdir "$CARGO_TARGET_DIR"
+            cp -a "$target/debug" "$CARGO_TARGET_DIR/"
+        }
+    fi
+    rm -rf "$place/copy$1"
+    mkdir "$place/copy$1"
+    git -C "$root" ls-files -z --cached --others --exclude-standard |
+        (cd "$root" && xargs -0 cp --parents -t "$place/copy$1")
+    cd "$place/copy$1"
+    git init -q . && git add -A && git -c user.name=x -c user.email=x@localhost commit -qm copy
+}
+enter 0
 
 # sum_of PATHS...
 sum_of() {
@@ -343,15 +363,20 @@ hanging() {
         sort -u | head -n 2 | paste -sd, | sed 's/,/, /g'
 }
 
-# run TEST-ARGUMENTS: a failure to compile is 9. Sets `target`, and `wanted`.
-run() {
+# Sets `which` and `wanted`: the program that has the tests, and parts of their names.
+split() {
     local words
     read -ra words <<<"$1"
-    target=("${words[0]}")
-    [[ $1 != --test* ]] || target+=("${words[1]}")
-    wanted=("${words[@]:${#target[@]}}")
-    cargo test -q --no-run "${target[@]}" >build.log 2>&1 || return 9
-    timeout -k 10 "$limit" cargo test -q "${target[@]}" -- "${wanted[@]}" >test.log 2>&1
+    which=("${words[0]}")
+    [[ $1 != --test* ]] || which+=("${words[1]}")
+    wanted=("${words[@]:${#which[@]}}")
+}
+
+# run TEST-ARGUMENTS [SECONDS]: a failure to compile is 9.
+run() {
+    split "$1"
+    cargo test -q --no-run "${which[@]}" >build.log 2>&1 || return 9
+    timeout -k 10 "${2:-$limit}" cargo test -q "${which[@]}" -- "${wanted[@]}" >test.log 2>&1
 }
 
 # Sets `verdict`.
@@ -385,26 +410,59 @@ note_of_change() {
 }
 
 todo=()
+declare -A unchanged
 for index in "${!names[@]}"; do
-    [[ -e $(note_of_change "$index") ]] || todo+=("$index")
+    [[ ! -e $(note_of_change "$index") ]] || continue
+    todo+=("$index")
+    split "${tests[$index]}"
+    for name in "${wanted[@]}"; do
+        [[ -e $(note_of "$name" "${which[*]}") ]] || unchanged[${which[*]}]+=" $name"
+    done
 done
-while read -r arguments; do
-    note=$(note_of "$arguments")
-    [[ -e $note ]] && continue
-    if ! run "$arguments"; then
+for program in "${!unchanged[@]}"; do
+    arguments="$program $(xargs -n 1 <<<"${unchanged[$program]}" | sort -u | paste -sd ' ')"
+    if ! run "$arguments" $((10 * limit)); then
         echo "without any change these fail: cargo test $arguments" >&2
-        cat "$copy/build.log" "$copy/test.log" >&2
+        cat build.log test.log >&2
         exit 1
     fi
     for name in "${wanted[@]}"; do
-        found=$(cargo test -q "${target[@]}" -- --list "$name" 2>/dev/null)
-        if [[ $found != *": test"* ]]; then
+        if ! cargo test -q "${which[@]}" -- --list "$name" 2>/dev/null | grep ': test$' >list.log; then
             echo "no test has such a name: $name, of cargo test $arguments" >&2
             exit 1
         fi
+        touch "$(note_of "$name" "$program")"
     done
-    touch "$note"
-done < <(for index in ${todo[@]+"${todo[@]}"}; do echo "${tests[$index]}"; done | sort -u)
+done
+
+# The line of a change that was tried.
+line() {
+    printf '%-74s %-36s %s\n' "${names[$1]}" "${files[$1]}" "$2"
+}
+
+# work NUMBER: tries each change whose turn it is.
+work() {
+    local turn index begin
+    [[ $1 == 0 ]] || enter "$1"
+    for turn in "${!todo[@]}"; do
+        ((turn % jobs == $1)) || continue
+        index=${todo[$turn]}
+        begin=$SECONDS
+        try "$index"
+        verdict="$(printf '%3d' $((SECONDS - begin))) s  $verdict"
+        echo "$verdict" >"$verdicts/$index"
+        [[ $verdict != *" s  caught by "* ]] || cp "$verdicts/$index" "$(note_of_change "$index")"
+        line "$index" "$verdict"
+    done
+}
+
+workers=()
+for ((number = 1; number < jobs; number++)); do
+    work "$number" &
+    workers+=($!)
+done
+work 0
+for worker in ${workers[@]+"${workers[@]}"}; do wait "$worker"; done
 
 results=()
 missed=0
@@ -413,17 +471,10 @@ for index in "${!names[@]}"; do
     if [[ -e $note ]]; then
         verdict=$(<"$note")
     else
-        begin=$SECONDS
-        try "$index"
-        verdict="$(printf '%3d' $((SECONDS - begin))) s  $verdict"
-        if [[ $verdict == *"  caught by "* ]]; then
-            echo "$verdict" >"$note"
-        else
-            missed=$((missed + 1))
-        fi
+        verdict=$(<"$verdicts/$index")
+        missed=$((missed + 1))
     fi
-    results+=("$(printf '%-74s %-36s %s' "${names[$index]}" "${files[$index]}" "$verdict")")
-    echo "${results[-1]}"
+    results+=("$(line "$index" "$verdict")")
 done
 caught=$((${#results[@]} - missed))
 echo "$caught of ${#results[@]} caught"
