@@ -129,10 +129,10 @@ bug "a done job of a dead worker is settled as well" $queue/settle.rs \
 bug "done is read from two different claims" $queue/jobs.rs \
     'if again == state {' 'if again == state || true {' --lib queue::tests
 bug "a death is forgotten" $queue/jobs.rs \
-    'Deaths::UNDER_WAY | (deaths.counted + 1)' 'Deaths::UNDER_WAY | deaths.counted' --test kill three_deaths
+    'Deaths::UNDER_WAY | (deaths.counted + 1)' 'Deaths::UNDER_WAY | deaths.counted' --test kill a_command_that_kills
 bug "a suspect is not run alone" src/flow/worker/mod.rs \
     'let (_together, _alone) = if job.suspect {' 'let (_together, _alone) = if false {' \
-    --test kill three_deaths
+    --test kill a_command_that_kills
 bug "a slot is freed when its job is published" $queue/jobs.rs \
     'freed >= self.slot(index).result_end.load(Ordering::Acquire)' 'freed < u64::MAX' --lib queue::tests
 bug "the place in the list is saved after slots are freed" src/flow/source/hand_out.rs \

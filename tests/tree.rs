@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Lines of a file, at the most.
 const LINES_MAX: usize = 560;
@@ -233,4 +234,23 @@ fn every_test_that_the_table_of_faults_names_is_there() {
         missing.is_empty(),
         "docs/what-is-survived.md names tests that are not there: {missing:#?}"
     );
+}
+
+/// So that who changes a line that one of them changes hears of it at once.
+#[test]
+fn every_seeded_bug_still_has_its_place_in_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let has_perl = Command::new("perl").arg("-v").output().is_ok_and(|perl| perl.status.success());
+    if !has_perl {
+        assert!(std::env::var_os("CI").is_none(), "in CI there is perl");
+        eprintln!("skipped: the places of seeded bugs are looked for with perl");
+        return;
+    }
+    let mut command = Command::new("bash");
+    command.arg(root.join("tests/seeded_bugs.sh")).arg("--applies");
+    let looked = command.output().expect("bash");
+    let [said, lost] = [&looked.stdout, &looked.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(looked.status.success(), "{lost}");
+    let count = said.split(' ').next().and_then(|count| count.parse::<usize>().ok());
+    assert!(count.is_some_and(|count| count > 70), "{said}{lost}");
 }
