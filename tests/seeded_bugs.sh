@@ -5,8 +5,8 @@
 #   bash tests/seeded_bugs.sh [PATTERN OF NAMES]
 #   bash tests/seeded_bugs.sh --applies     only says which changes have lost their place in the sources
 #
-# Needs git, perl and cargo. About a quarter of a minute for each change. First the same tests run on the
-# unchanged sources: one that fails there would catch anything.
+# Needs git, perl and cargo. About a quarter of a minute for each change. At the end the same tests run on
+# the unchanged sources: one that fails there would catch anything.
 #
 # A change that was caught is noted with the sum of all sources that its tests are made of, and not tried
 # again as long as they are the same: so they can be tried in pieces. A run of all of them writes
@@ -410,29 +410,8 @@ note_of_change() {
 }
 
 todo=()
-declare -A unchanged
 for index in "${!names[@]}"; do
-    [[ ! -e $(note_of_change "$index") ]] || continue
-    todo+=("$index")
-    split "${tests[$index]}"
-    for name in "${wanted[@]}"; do
-        [[ -e $(note_of "$name" "${which[*]}") ]] || unchanged[${which[*]}]+=" $name"
-    done
-done
-for program in "${!unchanged[@]}"; do
-    arguments="$program $(xargs -n 1 <<<"${unchanged[$program]}" | sort -u | paste -sd ' ')"
-    if ! run "$arguments" $((10 * limit)); then
-        echo "without any change these fail: cargo test $arguments" >&2
-        cat build.log test.log >&2
-        exit 1
-    fi
-    for name in "${wanted[@]}"; do
-        if ! cargo test -q "${which[@]}" -- --list "$name" 2>/dev/null | grep ': test$' >list.log; then
-            echo "no test has such a name: $name, of cargo test $arguments" >&2
-            exit 1
-        fi
-        touch "$(note_of "$name" "$program")"
-    done
+    [[ -e $(note_of_change "$index") ]] || todo+=("$index")
 done
 
 # The line of a change that was tried.
@@ -463,6 +442,31 @@ for ((number = 1; number < jobs; number++)); do
 done
 work 0
 for worker in ${workers[@]+"${workers[@]}"}; do wait "$worker"; done
+
+# The same tests on the unchanged sources.
+git checkout -q .
+declare -A unchanged
+for index in "${!names[@]}"; do
+    split "${tests[$index]}"
+    for name in "${wanted[@]}"; do
+        [[ -e $(note_of "$name" "${which[*]}") ]] || unchanged[${which[*]}]+=" $name"
+    done
+done
+for program in "${!unchanged[@]}"; do
+    arguments="$program $(xargs -n 1 <<<"${unchanged[$program]}" | sort -u | paste -sd ' ')"
+    if ! run "$arguments" $((10 * limit)); then
+        echo "without any change these fail: cargo test $arguments" >&2
+        cat build.log test.log >&2
+        exit 1
+    fi
+    for name in "${wanted[@]}"; do
+        if ! cargo test -q "${which[@]}" -- --list "$name" 2>/dev/null | grep ': test$' >list.log; then
+            echo "no test has such a name: $name, of cargo test $arguments" >&2
+            exit 1
+        fi
+        touch "$(note_of "$name" "$program")"
+    done
+done
 
 results=()
 missed=0
