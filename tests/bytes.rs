@@ -52,7 +52,8 @@ fn place(worker: &str, tables: &str) -> Place {
     let place = Place::new();
     let text = format!(
         "[jobs]\nlines = \"jobs.txt\"\n[output]\nfile = \"out.jsonl\"\n{tables}\n[workers.w]\n\
-         {worker}\nprocesses = 2\nthreads = 2\n"
+         {worker}\nprocesses = 2\nthreads = 2\n\
+         [shutdown]\ndeadline = \"50s\"\nflush_reserve = \"40s\"\n"
     );
     place.write("b.toml", text);
     place
@@ -183,7 +184,7 @@ fn a_job_of_any_bytes_and_up_to_a_mebibyte_reaches_its_coprocess_exactly() {
     let place = place(worker, tables);
     place.write("echo.py", ECHO);
     let mut list = list_of(&mut noise, 300, |noise| noise.below(300) as usize);
-    list.extend(list_of(&mut noise, 4, |noise| (1 << 20) - noise.below(3) as usize));
+    list.extend(list_of(&mut noise, 2, |noise| (1 << 20) - noise.below(3) as usize));
     list.extend(list_of(&mut noise, 4, |noise| 60_000 + noise.below(10_000) as usize));
     // Exactly as long as is allowed, and one byte longer.
     list.extend(b"a".repeat(1 << 20));
@@ -260,7 +261,7 @@ fn a_job_of_a_mebibyte_reaches_its_function_exactly() {
     let seed = Seed::new();
     let mut noise = Noise(seed.start());
     let place = Place::of(example("test_bytes"));
-    let mut list = list_of(&mut noise, 6, |noise| (1 << 20) - noise.below(3) as usize);
+    let mut list = list_of(&mut noise, 3, |noise| (1 << 20) - noise.below(3) as usize);
     list.extend(list_of(&mut noise, 200, |noise| noise.below(200) as usize));
     list.extend(b"a".repeat((1 << 20) + 1));
     let jobs = jobs_of(&list);

@@ -5,12 +5,13 @@ mod noise;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use noise::Noise;
-use procsig::config::Spool;
+use procsig::config::{Shutdown, Spool};
 use procsig::sink::{Opened, Opening, Records, SinkError};
 use procsig::{Emitter, Job, JobError, Pipeline, Ready, Sink, Stop, sink, source};
 use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     procsig::block_signals();
@@ -32,7 +33,13 @@ fn main() -> ExitCode {
 
 fn run(pipeline: Ready, lane: &str, job_bytes: u32) -> ExitCode {
     let lane = Some(number(lane));
-    pipeline.spool(Spool { lane, job_bytes, jobs: 16, file: None }).run().into()
+    // Megabytes, on a machine that has much else to do.
+    let (deadline, flush_reserve) = (Duration::from_secs(50), Duration::from_secs(40));
+    pipeline
+        .spool(Spool { lane, job_bytes, jobs: 16, file: None })
+        .shutdown(Shutdown { deadline, flush_reserve })
+        .run()
+        .into()
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> T {
