@@ -187,6 +187,34 @@ fn a_recovery_on_a_full_disk_waits_for_room_and_goes_on_behind_the_half_that_is_
     assert_once(&place, &jobs, &ended);
 }
 
+/// Half of a batch is in a file that logrotate has moved, and the rest finds no room.
+#[test]
+fn a_batch_that_was_begun_in_an_output_that_was_moved_waits_for_room_and_is_finished_there() {
+    let test = "a_batch_that_was_begun_in_an_output_that_was_moved_waits_for_room";
+    if !needs(test, &["root", "mount", "unshare"]) {
+        return;
+    }
+    let (place, jobs) = place(200, ON_DISK, "");
+    long_results(&place);
+    let run = mounted(&place, TIGHT, Some("mv disk/out.jsonl disk/out.2.jsonl")).start();
+    run.until_logged("waiting for room, the records are kept");
+    for process in run.of_program() {
+        process.handle().map(|it| it.send(Signal::KILL));
+    }
+    run.until("the next start to wait for room in the moved output", |run| {
+        let text = run.stderr();
+        let (_, waits) = text.split_once("out.2.jsonl: No space left on device")?;
+        waits.contains("waiting for room").then_some(())
+    });
+    std::fs::remove_file(seen_by(&run, &place.path("disk/filler"))).expect("make room");
+    let ended = run.wait();
+    // Orphans of the first come to this test, which has not looked for them.
+    assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.describe());
+    let told = "out.2.jsonl; appending to a new one";
+    assert_eq!(ended.stderr.matches(told).count(), 1, "said once\n{}", ended.describe());
+    assert_once(&place, &jobs, &ended);
+}
+
 /// Files that were set aside stay as they are, and give way to the output.
 #[test]
 fn a_disk_that_has_no_room_for_compressed_files_loses_nothing_and_the_output_goes_on() {

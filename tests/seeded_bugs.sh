@@ -204,8 +204,8 @@ bug "what a dead buffer had written is not looked for" src/flow/sink/file.rs \
             .map_err(|error| self.fail("can'\''t read the output", error))?;' \
     '        let done = 0;' --lib buffer::tests sink::file::tests
 bug "what a dead buffer had written of the dead letters is not looked for" src/flow/buffer/recovery.rs \
-    'Some(sink) => sink.open(at[1], dead_letters)?,' \
-    'Some(sink) => sink.open(at[1], dead_letters)? * 0,' --lib buffer::
+    'Some(sink) => open(self.spool, sink, at[1], dead_letters)?,' \
+    'Some(sink) => open(self.spool, sink, at[1], dead_letters)? * 0,' --lib buffer::
 bug "an output is set aside without an intent" src/flow/buffer/rotate.rs \
     '        intent.store_intent(self.spool);' '' --lib rotation_tests
 bug "a rotation is committed before the output is renamed" src/flow/buffer/rotate.rs \

@@ -20,7 +20,7 @@ use super::queue::settle::{Orphan, settle};
 use super::queue::spool::Spool;
 use super::sink::file::{FileSink, Shape};
 use super::sink::surplus::Surplus;
-use super::sink::{Batch, Position, Sink, Sinks};
+use super::sink::{Batch, CantOpen, Position, Sink, Sinks};
 use super::worker::function::{PerProcess, ProducerFunction};
 use super::worker::recycle::Enough;
 use super::worker::{Herald, Settings, run_jobs, run_producer};
@@ -299,7 +299,7 @@ impl Sink for Refilled<'_> {
         self.file.belong_to(spool);
     }
 
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         self.file.open(committed, pending)
     }
 

@@ -2,14 +2,14 @@
 //! bytes that are no records.
 
 use super::Buffer;
-use super::room::{Room, is_full};
+use super::room::{Room, open};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::commit::Commit;
 use crate::flow::queue::processes;
 use crate::flow::queue::repair::done_in;
 use crate::flow::sink::surplus::Found;
-use crate::flow::sink::{Batch, Position, Sink};
+use crate::flow::sink::{Batch, Position, Sink, is_full};
 use crate::sys::atomic::Ordering;
 use std::io;
 use std::path::PathBuf;
@@ -75,7 +75,8 @@ impl Buffer<'_, '_> {
         if led {
             self.gathered.results.lead_with(self.sinks.output.header());
         }
-        let done = self.sinks.output.open(at[0], self.gathered.results.batch(number))?;
+        let results = self.gathered.results.batch(number);
+        let done = open(self.spool, self.sinks.output, at[0], results)?;
         if done == 0 {
             // It may have to go to another place than it was meant for.
             self.gathered.results.behead(if led { header } else { 0 });
@@ -83,7 +84,7 @@ impl Buffer<'_, '_> {
         }
         let dead_letters = self.gathered.dead_letters.batch(number);
         let done_of_dead = match self.sinks.dead_letters.as_deref_mut() {
-            Some(sink) => sink.open(at[1], dead_letters)?,
+            Some(sink) => open(self.spool, sink, at[1], dead_letters)?,
             None => 0,
         };
         Ok([done, done_of_dead])

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::flow::queue::spool::{Spool, directory_of};
 use crate::flow::queue::vitals;
-use crate::flow::sink::{Batch, Sink, failed};
+use crate::flow::sink::{Batch, CantOpen, Position, Sink, failed, is_full};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::{clock, disk};
 use std::io;
@@ -30,6 +30,26 @@ pub(super) fn write(
     }
     room.over(&sink.name());
     Ok(())
+}
+
+/// Opens a sink where it was. Waits while there is no room for what has to be written first.
+pub(super) fn open(
+    spool: &Spool,
+    sink: &mut dyn Sink,
+    at: Option<Position>,
+    pending: Batch<'_>,
+) -> Result<usize, Error> {
+    let mut room = Room::new(spool);
+    loop {
+        match sink.open(at, pending) {
+            Ok(done) => {
+                room.over(&sink.name());
+                return Ok(done);
+            }
+            Err(CantOpen::Full(file, error)) => room.wait(&file, &error),
+            Err(CantOpen::Failed(error)) => return Err(error),
+        }
+    }
 }
 
 /// Room on a disk that is full. For who looks, the spool says since when it is waited for.
@@ -67,8 +87,4 @@ impl Room<'_> {
             log::info!("{file}: there is room again");
         }
     }
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,11 +1,11 @@
 //! The output is set aside between two batches, and a new one begun. The steps stand in
 //! [`crate::flow::queue::commit`].
 
-use super::room::{Room, is_full};
+use super::room::{Room, open};
 use super::{BATCH_BYTES, Buffer, SYNCED_BATCH_BYTES};
 use crate::error::Error;
 use crate::flow::queue::commit::{CUT, Commit};
-use crate::flow::sink::{Batch, Position, failed};
+use crate::flow::sink::{Batch, Position, failed, is_full};
 use crate::sys::clock;
 use std::io;
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Buffer<'_, '_> {
             self.cut_dead_letters()?;
         }
         if let Some(dead_letters) = self.sinks.dead_letters.as_deref_mut() {
-            dead_letters.open(self.books.sinks[1], Batch::default())?;
+            open(self.spool, dead_letters, self.books.sinks[1], Batch::default())?;
         }
         log::info!("{}: going on with the rotation that was begun", self.sinks.output.name());
         self.rotate(intent)?;

@@ -4,7 +4,7 @@ use super::tests::{Bench, dying, expected, killed, policy, publish};
 use super::*;
 use crate::config::Rotation;
 use crate::flow::sink::file::{FileSink, Shape};
-use crate::flow::sink::{Batch, Position, Sink};
+use crate::flow::sink::{Batch, CantOpen, Position, Sink};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -136,7 +136,7 @@ fn a_buffer_that_dies_between_any_two_steps_of_a_rotation_is_gone_on_from_there(
 struct DiesRenamed(FileSink);
 
 impl Sink for DiesRenamed {
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         self.0.open(committed, pending)
     }
 

@@ -7,10 +7,10 @@ use crate::flow::format::shape;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
-use crate::flow::sink::Batch;
 use crate::flow::sink::Position;
 use crate::flow::sink::Sink;
 use crate::flow::sink::file::FileSink;
+use crate::flow::sink::{Batch, CantOpen};
 use crate::sys::atomic::AtomicU64;
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -274,7 +274,7 @@ struct Watched<'a> {
 }
 
 impl Sink for Watched<'_> {
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         Sink::open(&mut self.file, committed, pending)
     }
 

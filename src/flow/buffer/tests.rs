@@ -6,11 +6,11 @@ use super::*;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
 use crate::flow::queue::layout::Geometry;
-use crate::flow::sink::Batch;
 use crate::flow::sink::Position;
 use crate::flow::sink::Sink;
 use crate::flow::sink::file::{FileSink, Shape};
 use crate::flow::sink::surplus::Surplus;
+use crate::flow::sink::{Batch, CantOpen};
 use crate::sys::atomic::AtomicU64;
 use std::convert::Infallible;
 use std::io;
@@ -125,7 +125,7 @@ pub(super) fn dying(file: FileSink, mut left: usize) -> Faulty<'static> {
 }
 
 impl Sink for Faulty<'_> {
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         self.file.open(committed, pending)
     }
 

@@ -17,7 +17,7 @@ mod salvage;
 pub(crate) use rotation::rename_by_link;
 
 use super::surplus::Surplus;
-use super::{Batch, Position, Sink};
+use super::{Batch, CantOpen, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::spool::{directory_of, sync_directory};
@@ -309,7 +309,7 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         let pending = pending.bytes;
         if !self.regular {
             return Ok(0);
@@ -371,7 +371,10 @@ impl Sink for FileSink {
             None if committed.is_some_and(|committed| self.is_rotated(committed)) => {
                 self.keep_whole_records(0)
             }
-            None => self.open(committed, Batch::default()).map(|_| Surplus::default()),
+            None => {
+                self.open(committed, Batch::default())?;
+                Ok(Surplus::default())
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::SyncPolicy;
 use crate::error::Error;
 use std::io;
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use surplus::Surplus;
 
@@ -70,6 +70,31 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Why a sink can't go on where it was.
+#[derive(Debug)]
+pub(crate) enum CantOpen {
+    /// The disk of this file is full, and something has to be written to it first. Can be tried again.
+    Full(PathBuf, io::Error),
+    Failed(Error),
+}
+
+impl From<Error> for CantOpen {
+    fn from(error: Error) -> CantOpen {
+        CantOpen::Failed(error)
+    }
+}
+
+impl From<CantOpen> for Error {
+    fn from(error: CantOpen) -> Error {
+        match error {
+            CantOpen::Full(path, error) => {
+                Error::of_records(&path, "can't finish a batch in the moved output", &error)
+            }
+            CantOpen::Failed(error) => error,
+        }
+    }
+}
+
 /// What the buffer writes batches to.
 pub(crate) trait Sink {
     /// Says which spool the batches come from, before anything else is asked.
@@ -80,7 +105,7 @@ pub(crate) trait Sink {
     ///
     /// # Errors
     /// If it can't be read, compared or put in order.
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error>;
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen>;
 
     /// As [`Sink::open`], after a power loss: only what was synced is certain, up to the position
     /// that is given. The answer is what stands behind it. `pending` is a batch that may have been
@@ -89,7 +114,7 @@ pub(crate) trait Sink {
     /// # Errors
     /// As those of [`Sink::open`].
     fn salvage(&mut self, synced: Option<Position>, pending: Batch<'_>) -> Result<Surplus, Error> {
-        self.open(synced, pending).map(Surplus::of_batch)
+        Ok(Surplus::of_batch(self.open(synced, pending)?))
     }
 
     /// Does it tell batches by their numbers, and not by what is in them?
@@ -292,6 +317,11 @@ fn unsynced(sink: &dyn Sink, place: Option<Position>, error: &io::Error) -> Erro
     });
     let what = format!("can't force the output to the disk{which}");
     Error::file(Path::new(&sink.name()), &what, error)
+}
+
+/// Can it be tried again when somebody has made room?
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The error of a sink, by its name.

@@ -3,7 +3,7 @@
 //! Records travel to the buffer in a format of their own, and are its type again there. A batch is
 //! known by its number alone: what a sink has written of it can't be compared with anything.
 
-use super::{Batch, Position, Sink as Bytes};
+use super::{Batch, CantOpen, Position, Sink as Bytes};
 use crate::error::Error;
 use crate::flow::emitter::Encode;
 use crate::flow::job::JobError;
@@ -413,7 +413,7 @@ impl<T: DeserializeOwned, S: Sink<T>> Bytes for OwnSink<T, S> {
         true
     }
 
-    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, Error> {
+    fn open(&mut self, committed: Option<Position>, pending: Batch<'_>) -> Result<usize, CantOpen> {
         let unfinished = (!pending.ends.is_empty()).then_some(pending.number);
         let mut trouble = Trouble::default();
         let written = self

@@ -3,7 +3,7 @@
 use super::{FileSink, Rotating};
 use crate::error::Error;
 use crate::flow::queue::spool::directory_of;
-use crate::flow::sink::Position;
+use crate::flow::sink::{CantOpen, Position, is_full};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -13,16 +13,15 @@ impl FileSink {
     /// The file that was written to has another name now, or none. A batch that was begun in it is
     /// finished there, so that no record is cut in two or written to both. Says how many bytes of
     /// the batch are done: all or none.
-    pub(super) fn settle_moved(&self, committed: Position, pending: &[u8]) -> Result<usize, Error> {
+    pub(super) fn settle_moved(
+        &self,
+        committed: Position,
+        pending: &[u8],
+    ) -> Result<usize, CantOpen> {
         let Some((path, file)) = self.find_moved(committed) else {
             log::warn!("{}: not the file it was; appending to this one", self.path.display());
             return Ok(0);
         };
-        log::warn!(
-            "{}: the file that was written to is now {}; appending to a new one",
-            self.path.display(),
-            path.display()
-        );
         let fail =
             |error| Error::of_records(&path, "can't finish a batch in the moved output", &error);
         let moved = FileSink {
@@ -36,12 +35,21 @@ impl FileSink {
             held: None,
         };
         let done = moved.common_prefix(committed.len, pending).map_err(fail)?;
-        if done == 0 {
-            return Ok(0);
+        if done > 0 {
+            let rest = moved.file.write_all_at(&pending[done..], committed.len + done as u64);
+            match rest {
+                // Tried again, it finds what there was room for.
+                Err(error) if is_full(&error) => return Err(CantOpen::Full(path, error)),
+                rest => rest.map_err(fail)?,
+            }
+            moved.file.sync_data().map_err(fail)?;
         }
-        moved.file.write_all_at(&pending[done..], committed.len + done as u64).map_err(fail)?;
-        moved.file.sync_data().map_err(fail)?;
-        Ok(pending.len())
+        log::warn!(
+            "{}: the file that was written to is now {}; appending to a new one",
+            self.path.display(),
+            path.display()
+        );
+        Ok(if done > 0 { pending.len() } else { 0 })
     }
 
     /// As it is asked for by a signal: whoever has moved the file wants it closed.

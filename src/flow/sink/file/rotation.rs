@@ -6,7 +6,7 @@ use super::compress::Compressor;
 use super::names::{self, Names};
 use crate::config::Rotation;
 use crate::error::Error;
-use crate::flow::sink::Position;
+use crate::flow::sink::{Position, is_full};
 use crate::sys::clock;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags};
 use std::fs::{File, OpenOptions};
@@ -318,10 +318,6 @@ fn rename_to_free(from: &Path, names: &Names, moment: u64) -> io::Result<PathBuf
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// On a file system without a rename that refuses a name that is taken: a hard link refuses it, too.
