@@ -19,18 +19,25 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The first digits of the hash of what a target runs, but for tests.
+# The first digits of the hash of what a target runs, but for tests and for other targets.
 sources() {
-    local queue=(src/flow/queue src/sys/mmap.rs) files=(Cargo.lock src/fuzzing/choices.rs)
+    local fuzz=src/flow/queue/fuzz files=(Cargo.lock src/fuzzing/choices.rs)
+    local queue=(src/flow/queue src/sys/mmap.rs) others=(lanes slots books)
     case $1 in
-        header | lanes | jobs) files+=("${queue[@]}") ;;
-        commits) files+=("${queue[@]}" src/flow/buffer.rs src/flow/buffer src/flow/sink src/flow/quarantine.rs) ;;
+        header) files+=("${queue[@]}") ;;
+        lanes) files+=("${queue[@]}") others=(slots books) ;;
+        jobs) files+=("${queue[@]}") others=(lanes books) ;;
+        commits)
+            files+=("${queue[@]}" src/flow/buffer.rs src/flow/buffer src/flow/sink src/flow/quarantine.rs)
+            others=(lanes slots)
+            ;;
         configuration) files+=(src/config.rs src/config src/error.rs src/error src/cli/render.rs) ;;
         lines) files+=("${queue[@]}" src/flow/source src/flow/worker/coprocess src/sys/spawn.rs) ;;
         answers) files+=(src/flow/worker/coprocess.rs src/flow/worker/coprocess src/flow/worker/command.rs) ;;
         *) echo "there is no target $1" >&2 && return 1 ;;
     esac
-    git ls-files -z -- "${files[@]}" ':!*tests*' ':!*/model*' |
+    others=("${others[@]/#/:!$fuzz/}")
+    git ls-files -z -- "${files[@]}" ':!*tests*' ':!*/model*' "${others[@]/%/.rs}" |
         xargs -0 sha256sum | sha256sum | cut -c 1-12
 }
 
