@@ -22,22 +22,28 @@ cd "$(dirname "$0")/.."
 # The first digits of the hash of what a target runs, but for tests and for other targets.
 sources() {
     local fuzz=src/flow/queue/fuzz files=(Cargo.lock src/fuzzing/choices.rs)
-    local queue=(src/flow/queue src/sys/mmap.rs) others=(lanes slots books)
+    local queue=src/flow/queue spool=(src/sys/mmap.rs) all=() part
+    for part in layout.rs record.rs spool.rs spool; do spool+=("$queue/$part"); done
+    for part in commit ends frame fuzz jobs lane position reader repair settle slot; do
+        all+=("$queue/$part.rs")
+    done
     case $1 in
-        header) files+=("${queue[@]}") ;;
-        lanes) files+=("${queue[@]}") others=(slots books) ;;
-        jobs) files+=("${queue[@]}") others=(lanes books) ;;
+        header) files+=("${spool[@]}") ;;
+        lanes) files+=("${spool[@]}" $queue/{commit,ends,frame,fuzz,lane,reader,fuzz/lanes}.rs) ;;
+        jobs) files+=("${spool[@]}" "${all[@]}" $fuzz/slots.rs) ;;
         commits)
-            files+=("${queue[@]}" src/flow/buffer.rs src/flow/buffer src/flow/sink src/flow/quarantine.rs)
-            others=(lanes slots)
+            files+=("${spool[@]}" "${all[@]}" $fuzz/books.rs src/flow/buffer.rs src/flow/buffer)
+            files+=(src/flow/sink src/flow/quarantine.rs)
             ;;
         configuration) files+=(src/config.rs src/config src/error.rs src/error src/cli/render.rs) ;;
-        lines) files+=("${queue[@]}" src/flow/source src/flow/worker/coprocess src/sys/spawn.rs) ;;
+        lines)
+            files+=("${spool[@]}" $queue/{jobs,slot,position}.rs src/flow/source src/sys/spawn.rs)
+            files+=(src/flow/worker/coprocess)
+            ;;
         answers) files+=(src/flow/worker/coprocess.rs src/flow/worker/coprocess src/flow/worker/command.rs) ;;
         *) echo "there is no target $1" >&2 && return 1 ;;
     esac
-    others=("${others[@]/#/:!$fuzz/}")
-    git ls-files -z -- "${files[@]}" ':!*tests*' ':!*/model*' "${others[@]/%/.rs}" |
+    git ls-files -z -- "${files[@]}" ':!*tests*' |
         xargs -0 sha256sum | sha256sum | cut -c 1-12
 }
 

@@ -96,6 +96,19 @@ fn work_once(spool: &Spool, writer: &mut LaneWriter<'_>) -> bool {
     true
 }
 
+/// When the worker ends, by a panic as well, nobody else is to wait for ever.
+struct Over<'a> {
+    spool: &'a Spool,
+    stops: [&'a Stop; 2],
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.stops.iter().for_each(|stop| stop.request());
+        self.spool.wake_all(true);
+    }
+}
+
 fn open_lane(spool: &Spool) -> LaneWriter<'_> {
     settle(spool, 0, None, |_| {});
     let found = survey(spool, 0, Commit::load(spool).lanes[0]).expect("ring");
@@ -245,6 +258,7 @@ impl Place {
                 ended
             });
             scope.spawn(|| {
+                let _over = Over { spool: &spool, stops: [&stop_source, &stop_buffer] };
                 let (mut writer, begun) = (open_lane(&spool), clock::now());
                 while !source_over.load(Ordering::SeqCst) {
                     if clock::now() > begun + WATCHDOG {
@@ -258,8 +272,6 @@ impl Place {
                         jobs.wait(jobs.bell(), Some(soon), futex::EVERYONE);
                     }
                 }
-                stop_buffer.request();
-                spool.wake_all(true);
             });
             let sinks: Sinks<'_> = outputs.sinks();
             let written = buffer::run(&spool, sinks, policy(), &stop_buffer, || {});

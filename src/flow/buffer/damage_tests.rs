@@ -139,6 +139,38 @@ fn results_that_are_torn_while_it_runs_are_not_committed_and_their_jobs_run_agai
     }
 }
 
+/// Two batches of a lane are there, of which the last was begun and not committed: a tail between them is
+/// one that a worker could have stored, but for the intent.
+#[test]
+fn a_tail_before_the_end_of_the_batch_that_was_begun_is_damaged_and_no_job_is_done_twice() {
+    let whole = records(1..=JOBS).concat().len();
+    for left in (0..whole).step_by(9) {
+        let bench = Bench::new();
+        assert!(bench.drain(&mut dying(bench.sink(), left)).is_err());
+        let tails = [0, 1].map(|lane| &bench.spool.producer(lane).tail);
+        let before = tails.map(|tail| tail.load(Ordering::Acquire));
+        for (tail, first) in tails.iter().zip([0, 1]) {
+            let end = Jobs(&bench.spool).slot(first).result_end.load(Ordering::Acquire);
+            tail.store(end, Ordering::Release);
+        }
+        assert_eq!(bench.start_again(), 0, "{left} bytes written");
+        assert_eq!(tails.map(|tail| tail.load(Ordering::Acquire)), before);
+        assert_eq!(bench.output(), records(1..=JOBS), "{left} bytes written");
+    }
+}
+
+#[test]
+fn a_tail_is_never_before_what_is_committed_of_its_lane_whatever_is_left_of_the_batch() {
+    let bench = Bench::new();
+    assert!(bench.drain(&mut dying(bench.sink(), 9)).is_err());
+    let (tail, before) = (&bench.spool.producer(0).tail, Commit::load(&bench.spool));
+    let end = tail.swap(before.lanes[0].offset, Ordering::AcqRel);
+    let ring = bench.spool.map_ring(0, true).expect("ring");
+    ring.write(0, &vec![0; end as usize]);
+    assert_eq!(bench.start_again(), JOBS / 2);
+    assert_eq!(bench.output(), records(1..=JOBS));
+}
+
 #[test]
 fn results_that_are_torn_when_their_batch_is_half_written_are_there_once_in_the_end() {
     let whole = records(1..=JOBS).concat().len();

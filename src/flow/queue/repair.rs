@@ -33,7 +33,7 @@
 //! | a disk or a broken worker: frames | units that are none, between head and tail | skipped and put aside by the buffer; at a start their jobs are ready again |
 //! | while it runs: frames of jobs that are done | the same; a claimed slot's `result_end` is in them | the buffer commits nothing of that lane from there on, and ends with 74; then as above |
 //! | a commit, the intent, a place in the list: one bit | its checksum fits with one bit changed | put right |
-//! | tail | less than the head, more than a ring behind it, or between two steps of frames | moved to where units end |
+//! | tail | less than the head, more than a ring behind it, between two steps of frames, or before the end of the batch that was begun | moved to where units end |
 //! | slot: state | none that we store | ready again |
 //! | slot: what the source wrote | its checksum is wrong | the job fails with that reason |
 //! | both commits | both checksums wrong | heads from `freed`, the output's end as its place |
@@ -83,9 +83,13 @@ pub(crate) fn repair(spool: &Spool, end: impl FnMut(Orphan)) -> Result<(), Error
             spool.path.display()
         );
     }
+    // After a power loss the lanes are looked through anew, whatever was begun.
+    let is_here = books.boots == spool.run().boots.load(Ordering::Relaxed);
+    let begun = Commit::load_intent(spool, &books).filter(|_| is_here);
     let mut torn = Vec::new();
     for (lane, head) in books.lanes.iter().enumerate() {
-        torn.append(&mut repair_lane(spool, lane, *head)?);
+        let begun = begun.as_ref().map_or(head.offset, |batch| batch.lanes[lane].offset);
+        torn.append(&mut repair_lane(spool, lane, *head, begun)?);
     }
     settle_all(spool, &torn, end);
     Ok(())
@@ -156,12 +160,14 @@ fn note_damage(spool: &Spool) {
     spool.run().damaged.store(1, Ordering::Relaxed);
 }
 
-/// Sees to the ends of a lane, and says what of it is torn.
-fn repair_lane(spool: &Spool, lane: usize, head: Mark) -> Result<Vec<Torn>, Error> {
+/// Sees to the ends of a lane, of which a batch was begun up to there, and says what of it is torn.
+fn repair_lane(spool: &Spool, lane: usize, head: Mark, begun: u64) -> Result<Vec<Torn>, Error> {
     let (producer, consumer) = (spool.producer(lane), spool.consumer(lane));
     let reader = open(spool, lane)?;
     let tail = producer.tail.load(Ordering::Acquire);
-    if !reader.is_sane(head, tail) {
+    // It was published, and will be committed: no tail is before it.
+    let least = if reader.is_sane(head, begun) { begun } else { head.offset };
+    if !reader.is_sane(head, tail) || tail < least {
         let (from, end) = find_units(spool, &reader, head, tail);
         log::error!(
             "{}: lane {lane}: its tail is damaged; what is whole is gone on with",
@@ -174,7 +180,7 @@ fn repair_lane(spool: &Spool, lane: usize, head: Mark) -> Result<Vec<Torn>, Erro
             next.lanes[lane].offset = from;
             next.store(spool);
         }
-        producer.tail.store(end, Ordering::Release);
+        producer.tail.store(end.max(least), Ordering::Release);
         note_damage(spool);
     }
     let books = Commit::load(spool);
