@@ -172,6 +172,18 @@ fn a_tail_is_never_before_what_is_committed_of_its_lane_whatever_is_left_of_the_
 }
 
 #[test]
+fn a_tail_that_is_only_too_small_is_no_reason_to_write_again_what_is_committed() {
+    let bench = Bench::new();
+    bench.drain(&mut bench.sink()).expect("drained");
+    let mut begun = Commit::load(&bench.spool);
+    begun.generation += 1;
+    begun.lanes[0].offset += 80;
+    begun.store_intent(&bench.spool);
+    assert_eq!(bench.start_again(), 0);
+    assert_eq!(bench.output(), records(1..=JOBS));
+}
+
+#[test]
 fn results_that_are_torn_when_their_batch_is_half_written_are_there_once_in_the_end() {
     let whole = records(1..=JOBS).concat().len();
     let cases = (0..=whole).step_by(9).flat_map(|left| [1, 2, JOBS].map(|torn| (left, torn)));

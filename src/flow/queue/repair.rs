@@ -215,7 +215,8 @@ fn find_units(spool: &Spool, reader: &LaneReader, head: Mark, tail: u64) -> (u64
         end
     };
     let end = last_unit(head.offset);
-    if end > head.offset || tail < head.offset {
+    // A tail that is only too small says nothing of what is before it.
+    if end > head.offset || tail < head.offset || reader.is_sane(head, tail) {
         return (head.offset, end);
     }
     let from = tail.saturating_sub(capacity).next_multiple_of(8);
