@@ -256,7 +256,13 @@ bug "results that are torn while it runs are committed" src/flow/buffer.rs \
 bug "a wrong bit is put right one bit beside it" $queue/record.rs \
     'Some(bits - 1 - from_end)' 'Some(bits.saturating_sub(2 + from_end))' --lib record::
 bug "a tail that can't be is believed" $queue/repair.rs \
-    'if !reader.is_sane(head, tail) {' 'if false && !reader.is_sane(head, tail) {' --lib torn_tests::a_tail
+    'if !reader.is_sane(head, tail) || tail < least {' 'if false {' --lib torn_tests::a_tail
+bug "a tail before the end of the batch that was begun is believed" $queue/repair.rs \
+    'if !reader.is_sane(head, tail) || tail < least {' 'if !reader.is_sane(head, tail) {' \
+    --lib damage_tests::a_tail_before
+bug "what is before a tail that is only too small is written again" $queue/repair.rs \
+    ' || tail < head.offset || reader.is_sane(head, tail) {' ' || tail < head.offset {' \
+    --lib damage_tests::a_tail_that_is_only
 bug "records that outlived a power loss are written again" src/flow/sink/surplus.rs \
     'Some(count) if *count > 0 => {' 'Some(count) if *count > 1_000_000 => {' --lib salvage sink::surplus
 bug "a power loss is seen to twice" src/flow/buffer/recovery.rs \

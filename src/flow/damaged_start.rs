@@ -356,6 +356,7 @@ fn await_until(is: impl Fn() -> bool) {
 /// All of them if that is asked for, otherwise so many of them at random.
 fn some_of(all: Vec<usize>) -> Vec<usize> {
     if std::env::var("PROCSIG_TEST_SWEEP").is_ok_and(|sweep| sweep == "all") {
+        println!("{}: {} cases", std::thread::current().name().unwrap_or_default(), all.len());
         return all;
     }
     let mut state = random() | 1;
