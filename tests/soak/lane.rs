@@ -368,8 +368,6 @@ impl<'a> Lane<'a> {
             3 => finite && ordered && balance.left == 0,
             5 => finite && ordered && told.is_some(),
             4 => requests >= 2 || start.disturbed.is_some_and(|at| at.elapsed() < DEADLINE * 2),
-            // What can't wait for room says so, and what was kept is known to the next start.
-            74 => start.met_full_disk && ended.stderr.contains("No space left on device"),
             // A buffer is started only once more during a stop.
             1 => buffers >= 2,
             _ => false,
