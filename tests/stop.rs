@@ -3,7 +3,7 @@
 mod support;
 
 use std::time::Duration;
-use support::place::{Gate, SPOOL};
+use support::place::{Gate, OUTPUT, SPOOL};
 use support::{Ended, Place, Process, Running, Seed, Signal, needs};
 
 /// So many that they are not done before a `stop` gets its turn.
@@ -169,7 +169,7 @@ fn of_a_run_whose_spool_was_removed_stop_names_the_supervisor_and_how_to_stop_it
     let (place, mut gate) = gated("");
     let run = start(&place);
     std::fs::remove_file(place.path(SPOOL)).expect("removed");
-    for spool in ["pings.toml", SPOOL] {
+    for spool in ["pings.toml", SPOOL, OUTPUT] {
         let stop = place.command(&["stop", spool]).finish();
         stop.assert_exit_beside(1);
         let told = format!("kill -TERM {}. It writes the spool", run.supervisor().pid);

@@ -1,6 +1,7 @@
 //! Which spool is meant: by its own name, by the configuration that it belongs to, by the output that it
 //! stands beside, or by the directory that it is in.
 
+use super::removed;
 use crate::config::raw::{self, Known};
 use crate::error::Error;
 use crate::flow::prepare::spool_path;
@@ -32,7 +33,9 @@ pub(crate) fn spool(given: Option<&Path>, known: &Known) -> Result<PathBuf, Erro
         return Ok(given.to_path_buf());
     }
     let beside = hidden(given);
-    if given.extension() != Some(OsStr::new("toml")) && std::fs::symlink_metadata(&beside).is_ok() {
+    // Also one that was there: who runs with it can be named.
+    let is_there = || beside.symlink_metadata().is_ok() || removed::supervisor(&beside).is_some();
+    if given.extension() != Some(OsStr::new("toml")) && is_there() {
         return Ok(beside);
     }
     let loaded = raw::load_to_look(given, known).map_err(|error| match error {
