@@ -410,8 +410,10 @@ fn a_stop_syncs_what_is_new_since_the_last_sync_and_nothing_if_nothing_is() {
         return;
     }
     const SPOOL: &str = ".out.jsonl.spool";
-    // The second job is put back, which writes no record, and waits for its next attempt.
-    for (jobs, at_the_stop) in [(&b"good\n"[..], &[] as &[&str]), (b"good\nbad\n", &[SPOOL])] {
+    // A bad job is put back, which writes no record, and waits for its next attempt. What becomes of it
+    // is not followed: it is a reason for a sync whether it was handed out after the last one or before.
+    for (bad_before, bad_behind) in [(false, false), (false, true), (true, false)] {
+        let at_the_stop: &[&str] = if bad_before || bad_behind { &[SPOOL] } else { &[] };
         let place = Place::new();
         let mut pipe = place.pipe("jobs.txt");
         place.work_script("[ \"$1\" != bad ]");
@@ -431,21 +433,27 @@ fn a_stop_syncs_what_is_new_since_the_last_sync_and_nothing_if_nothing_is() {
             });
         };
         until_synced(1);
-        let (first, others) = jobs.split_at(5);
-        pipe.write_all(first).expect("a job");
-        until_synced(2);
-        run.until_written(1);
-        pipe.write_all(others).expect("a job");
-        if !others.is_empty() {
+        let hand_out_bad = |mut pipe: &std::fs::File| {
+            pipe.write_all(b"bad\n").expect("a job");
             run.until("a job that waits for its next attempt", |_| {
                 let status = place.command(&["status", "--json", SPOOL]).finish();
                 status.stdout.contains("\"waiting_for_retry\":1").then_some(())
             });
+        };
+        if bad_before {
+            hand_out_bad(&pipe);
+        }
+        pipe.write_all(b"good\n").expect("a job");
+        until_synced(2);
+        run.until_written(1);
+        if bad_behind {
+            hand_out_bad(&pipe);
         }
         run.signal(Signal::TERM);
         run.wait();
         let text = std::fs::read_to_string(&trace).expect("a trace");
         assert_eq!(syncs(&text).1, at_the_stop, "{text}");
-        place.results().assert_at_most_once(&["good".into(), "bad".into()]);
+        let jobs = if bad_before { ["bad", "good"] } else { ["good", "bad"] };
+        place.results().assert_at_most_once(&jobs.map(String::from));
     }
 }

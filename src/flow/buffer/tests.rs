@@ -198,6 +198,27 @@ impl Sink for Faulty<'_> {
 }
 
 #[test]
+fn no_room_is_given_for_what_is_not_committed_yet() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    let mut writes = 0;
+    for records in [0..3, 3..4] {
+        publish(&mut writer, records);
+        let (file, consumer) = (bench.sink(), bench.spool.consumer(0));
+        let write = |file: &mut FileSink, bytes: &[u8]| {
+            writes += 1;
+            let committed = Commit::load(&bench.spool).lanes[0].offset;
+            assert!(ends::freed(consumer) <= committed, "a worker may write over what is read");
+            file.write(Batch::of(bytes), 0)
+        };
+        let mut sink = Faulty { file, write: Box::new(write), syncs: 9, syncs_again: 0 };
+        bench.drain(&mut sink).expect("drained");
+    }
+    assert_eq!((bench.output(), writes), (expected(0..4), 2));
+    assert_eq!(ends::freed(bench.spool.consumer(0)), ends::tail(bench.spool.producer(0)));
+}
+
+#[test]
 fn a_buffer_that_dies_at_any_byte_is_gone_on_from_exactly_there() {
     let total = expected(0..3).len();
     for killed_at in 0..=total {

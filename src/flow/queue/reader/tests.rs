@@ -128,13 +128,13 @@ fn a_frame_that_counts_more_records_than_fit_before_it_is_torn() {
 /// As a worker leaves it that dies, and whose successor begins in the wrong place.
 #[test]
 fn a_job_begins_where_its_end_says_and_frames_before_that_are_none_of_it() {
-    for (begin, expected, torn) in [
-        (0, "stray\nwhole\n", 0),
-        (32, "whole\n", 32),
-        (64, "", 64),
+    for (begin, expected, torn, lost) in [
+        (0, "stray\nwhole\n", 0, 0),
+        (32, "whole\n", 32, 1),
+        (64, "", 64, 2),
         // No frame begins there, or none of this job.
-        (8, "", 112),
-        (1 << 40, "", 112),
+        (8, "", 112, 0),
+        (1 << 40, "", 112, 0),
     ] {
         let (_directory, spool) = spool();
         let mut lane = Vec::new();
@@ -147,6 +147,7 @@ fn a_job_begins_where_its_end_says_and_frames_before_that_are_none_of_it() {
         let to = gathered.torn.iter().map(|range| range.to - range.from).sum::<u64>();
         assert_eq!(to, torn, "begun at {begin}: {:?}", gathered.torn);
         assert_eq!(gathered.jobs_done, u64::from(torn < end), "begun at {begin}");
+        assert_eq!(gathered.lost, lost, "begun at {begin}");
     }
 }
 

@@ -407,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_file_that_can_not_have_its_name_leaves_the_original_where_it_is() {
+        for how in hows() {
+            let directory = tempfile::tempdir().expect("temp dir");
+            let path = directory.path().join(NAME);
+            std::fs::write(&path, content()).expect("write");
+            let packed = with(&path, ending(how));
+            std::fs::create_dir(&packed).expect("a directory in its place");
+            assert!(work(directory.path(), how).compress(&path).is_err());
+            assert_eq!(std::fs::read(&path).expect("the original"), content());
+            assert!(!with(&packed, PART).exists(), "what is of no use takes room");
+        }
+    }
+
+    #[test]
     fn a_compression_that_is_stopped_leaves_the_file_as_it_is() {
         let directory = tempfile::tempdir().expect("temp dir");
         let path = directory.path().join(NAME);
