@@ -437,12 +437,15 @@ work() {
 }
 
 workers=()
+# Whoever ends this ends them all, or the next one would meet them in the copies.
+trap 'kill ${workers[@]+"${workers[@]}"} 2>/dev/null || true' EXIT
 for ((number = 1; number < jobs; number++)); do
     work "$number" &
     workers+=($!)
 done
 work 0
 for worker in ${workers[@]+"${workers[@]}"}; do wait "$worker"; done
+workers=()
 
 # The same tests on the unchanged sources.
 git checkout -q .
