@@ -79,11 +79,14 @@ fn everything_killed_at_once_by_its_group_loses_and_doubles_nothing() {
     // More than can be done in between, however busy the machine is.
     let (place, jobs) = place(2000, "");
     let mut killed = 0;
-    for _ in 0..15 {
+    for round in 0..15 {
         let Some(group) = Freezer::new(test) else { return };
         let wrapper = group.wrapper();
         let wrapper = wrapper.each_ref().map(String::as_str);
         let run = place.command(&["run", "pings.toml"]).under(&wrapper).start();
+        if round % 2 == 0 {
+            run.until("its beginning", |run| (!run.stderr().is_empty()).then_some(()));
+        }
         std::thread::sleep(seed.time_below(Duration::from_millis(250)));
         group.kill();
         let ended = run.wait_for_main();
