@@ -41,6 +41,11 @@ impl FileSink {
             self.end_an_open_line()?;
             return Ok(surplus);
         }
+        let (begin, mut before) = (at, [self.shape.terminator]);
+        if at > 0 {
+            let read = self.file.read_exact_at(&mut before, at - 1);
+            read.map_err(|error| unreadable(self, error))?;
+        }
         let file = self.file.try_clone().map_err(|error| unreadable(self, error))?;
         let mut reader = BufReader::new(From { file: &file, offset: at });
         let mut record = Vec::new();
@@ -64,6 +69,11 @@ impl FileSink {
                 surplus.half.clone_from(&record);
             }
             at += read as u64;
+        }
+        if before[0] != self.shape.terminator && self.at.len == begin + surplus.half.len() as u64 {
+            // Edited since: what it ends with is part of a line that is not ours.
+            surplus.half.clear();
+            self.end_an_open_line()?;
         }
         Ok(surplus)
     }
@@ -148,5 +158,21 @@ mod tests {
         let (surplus, half, left, aside) = salvage(b"one\ntw", 8);
         assert_eq!((surplus, half.as_slice(), aside.as_slice()), (0, &b""[..], &b""[..]));
         assert_eq!(left, b"one\ntw\n");
+    }
+
+    /// Edited where it is, so that what was synced ends in the middle of a line.
+    #[test]
+    fn an_output_that_was_edited_goes_on_with_whole_records() {
+        let (surplus, half, left, aside) = salvage(b"one\ntwo", 6);
+        assert_eq!((surplus, half.as_slice(), aside.as_slice()), (0, &b""[..], &b""[..]));
+        assert_eq!(left, b"one\ntwo\n");
+        let (surplus, half, left, aside) = salvage(b"one\ntw\0\0", 6);
+        assert_eq!((surplus, half.as_slice(), aside.as_slice()), (0, &b""[..], &b"\0\0"[..]));
+        assert_eq!(left, b"one\ntw\n");
+        let (surplus, half, left, _) = salvage(b"one\ntwo\nth", 6);
+        assert_eq!(
+            (surplus, half.as_slice(), left.as_slice()),
+            (1, &b"th"[..], &b"one\ntwo\nth"[..])
+        );
     }
 }
