@@ -129,7 +129,7 @@ bug "a stale result_end stays when a job is settled" $queue/jobs.rs \
 bug "a done job of a dead worker is settled as well" $queue/settle.rs \
     'if by.lane == lane && !done => {}' 'if by.lane == lane => {}' --lib queue::tests
 bug "done is read from two different claims" $queue/jobs.rs \
-    'if again == state {' 'if again == state || true {' --lib queue::tests::a_job_that_is_put_back
+    'if again == state {' 'if again == state || true {' --lib queue::tests::put_back
 bug "a death is forgotten" $queue/jobs.rs \
     'Deaths::UNDER_WAY | (deaths.counted + 1)' 'Deaths::UNDER_WAY | deaths.counted' --test kill a_command_that_kills
 bug "a suspect is not run alone" src/flow/worker/mod.rs \
