@@ -215,7 +215,14 @@ fn a_file_system_that_becomes_read_only_underfoot_ends_with_74_and_the_next_star
     });
     let device = place.read("device");
     let device = device.trim().trim_start_matches("/dev/");
+    // Between two calls: of a sync that the fault meets half-way the system says that it was done.
+    let buffer = running.role(2, "buffer").remove(0);
+    assert!(buffer.send(Signal::STOP));
+    running.until("a buffer that stands still", |_| {
+        Process::read(buffer.process.pid).filter(|it| it.state == 'T')
+    });
     std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").expect("a fault");
+    assert!(buffer.send(Signal::CONT));
     let ended = running.wait();
     ended.assert_exit(74);
     for word in ["out.jsonl", "Read-only file system", "start again"] {
