@@ -3,7 +3,7 @@
 #
 #   tests/soak.sh [MINUTES]        60 if nothing else is said; as root, in a mount namespace
 #
-# PROCSIG_TEST_SEED draws the same numbers again. Takes less than a third of a core. Leaves what it came to in
+# PROCSIG_TEST_SEED draws the same numbers again. Takes about a quarter of a core. Leaves what it came to in
 # tests/soak.txt, and exits with 1 if anything was wrong; it says then where the place of it is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
