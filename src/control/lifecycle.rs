@@ -515,7 +515,7 @@ fn jitter(child: Child, deaths: u32) -> f64 {
         Child::Worker(lane) => 3 + u32::from(lane),
     };
     let mixed = (who.wrapping_mul(0x9e37_79b9) ^ deaths.wrapping_mul(0x85eb_ca6b)) >> 16;
-    0.75 + 0.5 * f64::from(mixed & 0xffff) / 65535.0
+    0.75 + 0.5 * f64::from(mixed) / 65535.0
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod moments;
+
 const LIMITS: Limits = Limits {
     deadline: Duration::from_secs(8),
     flush_reserve: Duration::from_secs(2),

@@ -9,12 +9,9 @@ use super::{
 impl Lifecycle {
     /// When time alone is the next event; `None`: never.
     pub(crate) fn next_alarm(&self) -> Option<Duration> {
-        let children = self.children().filter_map(|(child, status)| match status {
+        let children = self.children().filter_map(|(_, status)| match status {
             Status::Starting { since } => Some(since + START_LIMIT),
-            // While a stop is under way only the buffer is started again, and at once.
-            Status::Pausing { until } => {
-                (self.stopping.is_none() || child == Child::Buffer).then_some(until)
-            }
+            Status::Pausing { until } => Some(until),
             Status::Running
             | Status::Finishing
             | Status::Overdue
@@ -24,10 +21,9 @@ impl Lifecycle {
             | Status::Gone => None,
         });
         let stopping = self.stopping.iter().flat_map(|stopping| {
-            let workers = self.workers_left() > 0 && !self.workers_killed();
             [
                 (self.phase == Phase::AwaitSource).then_some(stopping.quiet_until),
-                workers.then_some(stopping.kill_workers_at),
+                (!self.workers_killed()).then_some(stopping.kill_workers_at),
                 (!self.all_killed()).then_some(stopping.kill_all_at),
                 Some(stopping.kill_all_at + ABANDON_AFTER),
                 Some(stopping.say_at),
