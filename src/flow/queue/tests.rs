@@ -20,8 +20,10 @@ use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+mod books;
 mod put_back;
 mod restricted;
+mod table;
 
 /// How long a race is looked for.
 const RACE: Duration = Duration::from_millis(300);
