@@ -504,6 +504,8 @@ impl Buffer<'_, '_> {
 }
 
 #[cfg(test)]
+mod closing_tests;
+#[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
 mod own_sink_tests;

@@ -150,3 +150,49 @@ fn those_that_die_together_are_started_again_all_over_the_range() {
     let of_one: BTreeSet<u64> = (1..=5).map(|deaths| jitter(FIRST, deaths).to_bits()).collect();
     assert_eq!(of_one.len(), 5, "nor is one's own next pause drawn the same");
 }
+
+#[test]
+fn a_producer_that_is_to_be_started_again_is_waited_for_after_all_others_have_finished() {
+    let mut story = Story::begin(false);
+    story.then(Event::Finished(SECOND));
+    assert_eq!(story.then(ended(SECOND)), []);
+    assert_eq!(story.then(died(FIRST)), []);
+    assert_eq!(story.until_something(), [Action::Start(FIRST)]);
+    story.then(Event::Ready(FIRST));
+    story.then(Event::Finished(FIRST));
+    assert_eq!(story.then(ended(FIRST)), [Action::Stop(BUFFER)]);
+}
+
+#[test]
+fn who_is_waited_for_is_said_two_seconds_into_a_stop_and_then_every_two() {
+    let mut story = Story::begin(false);
+    let began = story.now;
+    story.then(SIGNAL);
+    let mut said = Vec::new();
+    while story.now < began + Duration::from_secs(5) {
+        story.now += Duration::from_millis(500);
+        if story.said(Event::Time).iter().any(|it| matches!(it, Notice::Waiting { .. })) {
+            said.push((story.now - began).as_millis());
+        }
+    }
+    assert_eq!(said, [2000, 4000]);
+}
+
+#[test]
+fn that_all_are_ready_is_said_before_a_stop_for_lack_of_work_and_not_before_another() {
+    for (event, said) in [(Event::Finished(SOURCE), true), (SIGNAL, false)] {
+        let (machine, _) = Lifecycle::begin(LIMITS, members(true), Duration::from_secs(100));
+        let mut story = Story { machine, now: Duration::from_secs(100) };
+        assert_eq!(story.said(event).contains(&Notice::AllReady), said, "{event:?}");
+    }
+}
+
+#[test]
+fn a_source_that_ended_while_main_was_away_is_heard_before_it_is_killed() {
+    let mut story = Story::begin(true);
+    story.then(SIGNAL);
+    assert_eq!(story.after(3000, Event::Time), [], "main was away for two seconds");
+    assert_eq!(story.after(999, Event::Time), []);
+    let kill = Action::Kill(SOURCE, Why::NotQuiet);
+    assert_eq!(story.after(1, Event::Time).first(), Some(&kill));
+}

@@ -166,10 +166,15 @@ fn a_job_goes_into_another_spool_with_its_history() {
     let words = |slot: &Slot| [&slot.offset, &slot.prefix].map(|word| word.load(Ordering::Relaxed));
     assert_eq!(words(slot(&new, 2)), [34, 9]);
     assert!(to.is_sound(2));
+    // One with nothing wrong is one.
+    fill(&old, 1, 8);
+    to.adopt(0, &from, 1);
+    assert_eq!(claim(&new, OLD).reason, None);
+    from.forget(1);
     // One that is not what the source had written stays one; one that is done and has failed as well.
     fill(&old, 1, 8);
     slot(&old, 1).offset.store(1, Ordering::Relaxed);
-    to.adopt(0, &from, 1);
+    to.adopt(3, &from, 1);
     assert_eq!(claim(&new, OLD).reason, Some(Reason::Damaged));
     slot(&old, 1).started.store(1001, Ordering::Relaxed);
     to.adopt(1, &from, 1);
@@ -248,18 +253,18 @@ fn what_is_staged_is_counted_and_gone_when_it_is_cleared() {
 
 #[test]
 fn the_longest_record_of_a_job_is_as_long_as_is_said_and_hardly_longer() {
-    let (_directory, spool) = spool(1, 2);
-    let mut writer = writer(&spool, 0);
-    let longest = writer.record_max();
-    for (index, len) in [longest, longest + HEAD].into_iter().enumerate() {
-        fill(&spool, index, 1);
+    for (more, fits) in [(0, true), (HEAD, false)] {
+        let (_directory, spool) = spool(1, 1);
+        let mut writer = writer(&spool, 0);
+        let record = vec![b'x'; writer.record_max() + more];
+        fill(&spool, 0, 1);
         let job = claim(&spool, OLD);
         let result_end = &slot(&spool, job.slot).result_end;
         let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end };
-        let published = writer.publish(&mut staged(&[&vec![b'x'; len]]), Some(finish));
-        assert_eq!(published.is_ok(), index == 0, "{len} bytes");
+        let published = writer.publish(&mut staged(&[&record]), Some(finish));
+        assert_eq!(published.is_ok(), fits, "{} bytes", record.len());
+        assert_eq!(result_end.load(Ordering::Relaxed) != NO_RESULT, fits);
     }
-    assert_eq!(slot(&spool, 1).result_end.load(Ordering::Relaxed), NO_RESULT);
 }
 
 #[test]
