@@ -261,11 +261,12 @@ impl<'a> Launch<'a> {
         self.under(&["setsid", "env", "--default-signal=HUP"])
     }
 
-    /// In a session of its own whose controlling terminal is its standard input.
+    /// In a session of its own whose controlling terminal is its standard input. A hangup is heeded, as
+    /// above.
     #[must_use]
     pub fn on_terminal(mut self, terminal: &super::Terminal) -> Launch<'a> {
         self.own_group = false;
-        self.under(&["setsid", "--ctty"]).stdin(terminal.far_end())
+        self.under(&["env", "--default-signal=HUP", "setsid", "--ctty"]).stdin(terminal.far_end())
     }
 
     /// Starts it.
