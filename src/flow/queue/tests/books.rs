@@ -62,6 +62,7 @@ fn after_a_power_loss_each_number_is_that_of_the_last_sync() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "about the file")]
 fn the_head_of_each_lane_and_the_last_number_are_those_of_the_newest_commit() {
     let (_directory, spool) = spool(3, 1);
     assert_eq!((Commit::generation(&spool), Commit::last_number(&spool, 7)), (0, 0));
