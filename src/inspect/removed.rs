@@ -1,5 +1,6 @@
 //! Who runs with a spool that somebody has removed: nothing but `/proc` knows it any more.
 
+use crate::flow::queue::spool::directory_of;
 use crate::sys::proc_fs;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -8,19 +9,14 @@ use std::path::Path;
 /// The supervisor of a run that has a spool open which was removed from this path, if it can be seen
 /// from here. All processes of a run have its spool open, and it is the parent of the others.
 pub(crate) fn supervisor(spool: &Path) -> Option<i32> {
-    let directory = spool.parent().filter(|it| !it.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new(".")).canonicalize().ok()?;
+    let directory = directory_of(spool).canonicalize().ok()?;
     // As the system writes it.
     let mut removed = OsString::from(directory.join(spool.file_name()?));
     removed.push(" (deleted)");
-    let pids = std::fs::read_dir("/proc").ok()?.flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let holders: BTreeSet<i32> = pids.filter(|pid| has_open(*pid, Path::new(&removed))).collect();
-    let is_parent = |pid: &i32| {
-        let parent = |other: &i32| proc_fs::stat(*other).map(|stat| stat.ppid);
-        holders.iter().any(|other| parent(other) == Some(*pid))
-    };
-    holders.iter().copied().find(is_parent)
+    let holders: BTreeSet<i32> =
+        proc_fs::all().filter(|pid| has_open(*pid, Path::new(&removed))).collect();
+    let mut parents = holders.iter().filter_map(|pid| Some(proc_fs::stat(*pid)?.ppid));
+    parents.find(|parent| holders.contains(parent))
 }
 
 fn has_open(pid: i32, target: &Path) -> bool {

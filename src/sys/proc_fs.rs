@@ -310,7 +310,7 @@ pub(crate) fn is_there() -> bool {
 }
 
 /// All processes that this one can see.
-fn all() -> impl Iterator<Item = Pid> {
+pub(crate) fn all() -> impl Iterator<Item = Pid> {
     numbers(if is_there() { "/proc" } else { "" })
 }
 

@@ -1,13 +1,13 @@
 //! The two pipelines that `tests/kill.rs` kills. The test draws their settings anew for each story,
 //! and knows every byte that they write.
 
+use super::author::Author;
 use procsig::config::{Buffer, Compression, Restart, Rotation, Spool, SyncPolicy};
 use procsig::{Emitter, Job, Pipeline, Stop, sink, source};
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// What the test has said: `name=value` with blanks between.
 struct Settings<'a>(&'a str);
@@ -60,27 +60,6 @@ impl Settings<'_> {
             .restart(Restart { max: 1000, within: Duration::from_millis(1) })
             .run()
             .into()
-    }
-}
-
-/// A thread that emits: a name that no other has, and how much it has emitted.
-struct Author {
-    name: String,
-    count: u64,
-}
-
-impl Author {
-    fn new() -> Author {
-        // Two threads can be born in the same nanosecond, and numbers of processes come again.
-        static THREADS: AtomicU32 = AtomicU32::new(0);
-        let number = THREADS.fetch_add(1, Ordering::Relaxed);
-        let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos();
-        Author { name: format!("{}-{number}-{since}", std::process::id()), count: 0 }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.count += 1;
-        self.count
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pipelines for the tests of the library. They can't run inside of a test: a test is a thread.
 
+mod author;
 mod killed;
 
 use procsig::config::{Buffer, Compression, Restart, Rotation, Shutdown, Spool, SyncPolicy};

@@ -1,14 +1,16 @@
 //! What the pipelines of `tests/soak` run: functions for jobs, files and records, and a coprocess. What a
 //! job does is said by the number at the end of its text, so that the test knows what to expect.
 
+mod author;
+
+use author::Author;
 use procsig::{Daemon, Emitter, Job, JobError, Stop};
 use std::cell::RefCell;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| word == "answer") {
@@ -19,27 +21,6 @@ fn main() -> ExitCode {
         .worker_per_process("file", || Ok(()), |(): &(), job: &Job, out| file(job, out))
         .producer("tick", tick)
         .main()
-}
-
-/// Who numbers what it writes: a name that no other has, and how much it has written.
-struct Author {
-    name: String,
-    count: u64,
-}
-
-impl Author {
-    fn new() -> Author {
-        // Two threads can be born in the same nanosecond, and numbers of processes come again.
-        static THREADS: AtomicU32 = AtomicU32::new(0);
-        let number = THREADS.fetch_add(1, Ordering::Relaxed);
-        let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos();
-        Author { name: format!("{}-{number}-{since}", std::process::id()), count: 0 }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.count += 1;
-        self.count
-    }
 }
 
 thread_local!(static AUTHOR: RefCell<Author> = RefCell::new(Author::new()));
