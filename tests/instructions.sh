@@ -53,6 +53,10 @@ if ! [ -w "$memory" ]; then memory=${TMPDIR:-/tmp}; fi
 place=$(mktemp -d -p "$memory")
 trap 'rm -rf "$place"' EXIT
 cd "$place"
+# The length of its path is a length of strings that it allocates, and with them other blocks are found free
+# later: 10 % of a step were seen to come from that.
+cp "$program" program
+program=./program
 
 # Instructions of so many steps. No variable of this shell gets in, nor anybody's options for valgrind.
 count() {

@@ -280,7 +280,7 @@ impl Buffer<'_, '_> {
                 }
             }
         };
-        room.over(&self.spool.path.display().to_string());
+        room.over(|| self.spool.path.display().to_string());
         for torn in &self.gathered.torn {
             log::error!(
                 "{}: lane {}: {} published bytes from offset {} on are damaged; moved to {}",

@@ -28,7 +28,7 @@ pub(super) fn write(
             Err(error) => return Err(failed(sink, "can't write the output", &error)),
         }
     }
-    room.over(&sink.name());
+    room.over(|| sink.name());
     Ok(())
 }
 
@@ -43,7 +43,7 @@ pub(super) fn open(
     loop {
         match sink.open(at, pending) {
             Ok(done) => {
-                room.over(&sink.name());
+                room.over(|| sink.name());
                 return Ok(done);
             }
             Err(CantOpen::Full(file, error)) => room.wait(&file, &error),
@@ -81,10 +81,10 @@ impl Room<'_> {
     }
 
     /// Says that it has come to an end, if there was anything to wait for.
-    pub(super) fn over(&self, file: &str) {
+    pub(super) fn over(&self, name: impl FnOnce() -> String) {
         if self.waited_for {
             vitals::note(self.since, None);
-            log::info!("{file}: there is room again");
+            log::info!("{}: there is room again", name());
         }
     }
 }

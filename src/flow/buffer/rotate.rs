@@ -76,7 +76,7 @@ impl Buffer<'_, '_> {
                 Err(error) => return Err(failed(output, "can't rotate the output", &error)),
             }
         }
-        room.over(&output.name());
+        room.over(|| output.name());
         let file = |at: Option<Position>| at.map(|at| (at.device, at.inode));
         if intent.rotation & CUT != 0 && file(output.position()) == file(intent.sinks[0]) {
             let error = io::Error::other("it can't be set aside");
