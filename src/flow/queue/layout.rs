@@ -35,7 +35,7 @@ use crate::sys::mmap::Shared;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"procsig\0");
 
 /// Version of the format. Another version's spool is refused, never guessed at.
-pub(crate) const VERSION: u64 = 4;
+pub(crate) const VERSION: u64 = 5;
 
 /// Regions begin on multiples of this, on every architecture that we run on.
 pub(crate) const PAGE: usize = 4096;
@@ -365,8 +365,8 @@ pub(crate) struct Slot {
     pub prefix: AtomicU64,
     /// Not to be started before this moment of the monotonic clock, in nanoseconds.
     pub not_before: AtomicU64,
-    /// Bytes of the job in the low half, in the high one a checksum (CRC-32C) of its text and of the
-    /// four words before `not_before`: what the source writes once.
+    /// Bytes of the job in the low half, in the high one a checksum (CRC-32C) of its text, of its
+    /// length and of the four words before `not_before`: what the source writes once.
     pub len_and_checksum: AtomicU64,
     /// Failures so far.
     pub attempts: AtomicU64,

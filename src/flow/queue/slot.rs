@@ -143,10 +143,11 @@ pub(crate) struct NewJob<'a> {
 }
 
 impl NewJob<'_> {
-    /// Checksum of all that the source writes of it.
+    /// Checksum of all that the source writes of it. The text's length is summed as well: a CRC-32C tells
+    /// not how many zeros follow four bytes of 0xff.
     pub(super) fn checksum(&self) -> u32 {
-        let mut words = [0; 4 * size_of::<u64>()];
-        let values = [self.seq, self.round, self.offset, self.prefix];
+        let mut words = [0; 5 * size_of::<u64>()];
+        let values = [self.text.len() as u64, self.seq, self.round, self.offset, self.prefix];
         for (place, value) in words.chunks_exact_mut(size_of::<u64>()).zip(values) {
             place.copy_from_slice(&value.to_le_bytes());
         }

@@ -18,6 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::signal::Signal;
 
+use super::Attempt;
 use crate::config;
 use crate::sys::process::Ended;
 use crate::sys::spawn::{self, CommandLine, Output, Running, Waited};
@@ -37,6 +38,18 @@ pub(crate) struct JobRef<'a> {
     pub(crate) round: Option<u64>,
     /// The number of this attempt, from 1.
     pub(crate) attempt: u32,
+}
+
+impl<'a> JobRef<'a> {
+    pub(super) fn of(attempt: &Attempt<'a>) -> JobRef<'a> {
+        let Attempt { job, round, .. } = attempt;
+        JobRef {
+            job: job.text,
+            seq: job.seq,
+            round: *round,
+            attempt: u32::try_from(job.attempt).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// A command that has just been started: what is needed to kill it when its worker is dead.

@@ -201,12 +201,7 @@ impl ProcessWork for &Coprocesses {
 
 impl ThreadWork for Coprocess<'_> {
     fn attempt(&mut self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
-        let job = JobRef {
-            job: attempt.job.text,
-            seq: attempt.job.seq,
-            round: attempt.round,
-            attempt: u32::try_from(attempt.job.attempt).unwrap_or(u32::MAX),
-        };
+        let job = JobRef::of(attempt);
         let (began, started) = (clock::now(), clock::wall());
         let outcome = self.run(job, attempt.note_command);
         (attempt.note_command)(0, 0);

@@ -23,12 +23,7 @@ impl ProcessWork for &CommandRunner {
 
 impl ThreadWork for &CommandRunner {
     fn attempt(&mut self, attempt: &Attempt<'_>, staged: &mut Staged) -> Verdict {
-        let job = JobRef {
-            job: attempt.job.text,
-            seq: attempt.job.seq,
-            round: attempt.round,
-            attempt: u32::try_from(attempt.job.attempt).unwrap_or(u32::MAX),
-        };
+        let job = JobRef::of(attempt);
         let outcome = self.run(job, &mut |started| {
             (attempt.note_command)(started.group, started.start_time);
         });
