@@ -99,7 +99,7 @@ impl Buffer<'_, '_> {
             let is_same = (begin.device, begin.inode) == (at.device, at.inode);
             let is_file = sink.beside().is_some();
             match at.len.checked_sub(ours) {
-                Some(surplus @ 1..) if is_same && is_file => sink.cut(&vec![0; surplus as usize]),
+                Some(surplus) if is_same && is_file => sink.cut(surplus, done[index] > 0),
                 _ => Ok(()),
             }
         };
@@ -184,7 +184,7 @@ impl Buffer<'_, '_> {
         let mut surplus = self.sinks.output.salvage(self.books.sinks[0], pending)?;
         let found = surplus.take_from(&mut self.gathered.results);
         if found.done == 0 {
-            self.sinks.output.cut(&surplus.half)?;
+            self.sinks.output.cut(surplus.half.len() as u64, false)?;
             self.lead();
         }
         let elsewhere = self.count_found(&found, &self.sinks.output.name());
@@ -195,7 +195,7 @@ impl Buffer<'_, '_> {
         let mut surplus = dead_letters.salvage(self.books.sinks[1], Batch::default())?;
         let of_dead = surplus.take_from(&mut self.gathered.dead_letters);
         if of_dead.done == 0 {
-            dead_letters.cut(&surplus.half)?;
+            dead_letters.cut(surplus.half.len() as u64, false)?;
         }
         let name = dead_letters.name();
         let elsewhere = self.count_found(&of_dead, &name);

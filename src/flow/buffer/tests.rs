@@ -133,8 +133,8 @@ impl Sink for Faulty<'_> {
         self.file.salvage(synced, pending)
     }
 
-    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
-        self.file.cut(half)
+    fn cut(&mut self, len: u64, goes_on: bool) -> Result<(), Error> {
+        self.file.cut(len, goes_on)
     }
 
     fn beside(&self) -> Option<&Path> {

@@ -378,12 +378,13 @@ impl Sink for FileSink {
         }
     }
 
-    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
-        if !half.is_empty() {
-            self.at.len = self.at.len.saturating_sub(half.len() as u64);
-            self.quarantine(self.at.len)?;
+    fn cut(&mut self, len: u64, goes_on: bool) -> Result<(), Error> {
+        if len == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.at.len = self.at.len.saturating_sub(len);
+        self.quarantine(self.at.len)?;
+        if goes_on { Ok(()) } else { self.end_an_open_line() }
     }
 
     fn beside(&self) -> Option<&Path> {

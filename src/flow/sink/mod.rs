@@ -122,12 +122,13 @@ pub(crate) trait Sink {
         false
     }
 
-    /// Puts the half of a record aside with which the place ends.
+    /// Puts the last bytes of the place aside, so many, as the half of a record. `goes_on`: with what is
+    /// left a record begins, the rest of which is written next.
     ///
     /// # Errors
     /// If that fails.
-    fn cut(&mut self, half: &[u8]) -> Result<(), Error> {
-        debug_assert!(half.is_empty(), "who finds half a record can cut it off");
+    fn cut(&mut self, len: u64, _goes_on: bool) -> Result<(), Error> {
+        debug_assert!(len == 0, "who finds half a record can cut it off");
         Ok(())
     }
 
