@@ -512,6 +512,8 @@ mod own_sink_tests;
 #[cfg(test)]
 mod places_tests;
 #[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
 mod rotation_tests;
 #[cfg(test)]
 mod salvage_tests;
