@@ -267,6 +267,40 @@ fn the_longest_record_of_a_job_is_as_long_as_is_said_and_hardly_longer() {
     }
 }
 
+/// A record that belongs to no job takes a frame of its own, and nothing else.
+#[test]
+fn a_record_may_fill_its_lane_to_the_last_byte() {
+    for (more, fits) in [(0, true), (1, false)] {
+        let (_directory, spool) = spool(1, 1);
+        let mut writer = writer(&spool, 0);
+        let record = vec![b'x'; 4096 - HEAD + more];
+        let published = writer.publish(&mut staged(&[&record]), None);
+        assert_eq!(published.is_ok(), fits, "{} bytes", record.len());
+        assert_eq!(tail(&spool), if fits { 4096 } else { 0 });
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "half a gigabyte")]
+fn no_record_is_longer_than_a_frame_can_say_however_large_the_lane() {
+    let geometry = Geometry { lanes: 1, lane_bytes: 1 << 29, slots: 1, job_bytes: 8 };
+    let spool = Spool::in_memory(geometry);
+    let mut writer = writer(&spool, 0);
+    assert_eq!(writer.record_max(), frame::PAYLOAD_MAX);
+    for (more, fits) in [(1, false), (0, true)] {
+        let mut staged = Staged::default();
+        let Ok(()) = staged.push(Kind::Result, |bytes| {
+            bytes.resize(bytes.len() + frame::PAYLOAD_MAX + more, b'x');
+            Ok::<(), Infallible>(())
+        });
+        assert_eq!(writer.publish(&mut staged, None).is_ok(), fits);
+    }
+    let mut gathered = Gathered::default();
+    let mut mark = Mark::default();
+    LaneReader::open(&spool, 0).expect("ring").gather(&mut mark, tail(&spool), 1, &mut gathered);
+    assert_eq!(gathered.results.bytes.len(), frame::PAYLOAD_MAX);
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "waits for another thread by the clock")]
 fn a_writer_that_waits_says_up_to_where_it_needs_room_and_goes_on_once_it_has_it() {
