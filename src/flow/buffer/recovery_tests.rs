@@ -40,7 +40,11 @@ fn a_header_stands_once_before_the_first_record_wherever_a_buffer_dies() {
             let mut writer = bench.writer(0);
             publish(&mut writer, 0..2);
             assert!(bench.drain(&mut dying(sink_with_header(&bench), killed_at)).is_err());
-            bench.drain(&mut sink_with_header(&bench)).expect("drained");
+            assert!(bench.drain(&mut dying(sink_with_header(&bench), 1)).is_err());
+            let mut file = sink_with_header(&bench);
+            file.check_header().expect("the same one, or the beginning of it");
+            bench.drain(&mut file).expect("drained");
+            drop(file);
             let first = before.clone() + &expected(0..2);
             assert_eq!(bench.output(), first, "killed after {killed_at} bytes");
             // In a batch that is not the first of its file no header is looked for.

@@ -132,25 +132,6 @@ fn publish_rows(bench: &Bench) {
 }
 
 #[test]
-fn a_header_is_written_once_wherever_the_buffer_dies() {
-    let whole = format!("host,ms\n{}", ROWS.concat());
-    for killed_at in 0..=whole.len() {
-        let bench = Bench::new(1);
-        publish_rows(&bench);
-        let mut died = dying(open(&bench.path(), &csv()), killed_at);
-        assert!(bench.drain(&mut died).is_err());
-        drop(died);
-        let mut died_again = dying(open(&bench.path(), &csv()), 1);
-        assert!(bench.drain(&mut died_again).is_err());
-        drop(died_again);
-        let mut file = open(&bench.path(), &csv());
-        file.check_header().expect("the same columns, or the beginning of them");
-        bench.drain(&mut file).expect("drained");
-        assert_eq!(bench.output(), whole, "{killed_at}");
-    }
-}
-
-#[test]
 fn rows_with_line_ends_in_them_are_told_apart_after_a_power_loss() {
     let whole = format!("host,ms\n{}", ROWS.concat());
     for length in 0..=whole.len() {
