@@ -169,3 +169,27 @@ fn a_whole_record_in_the_rest_of_a_torn_job_is_not_searched_for_units() {
     let reader = LaneReader::open(&spool, 0).expect("ring");
     assert!(reader.frame(place, end, &mut Window::default()).is_some());
 }
+
+/// Each of them says that its frame reaches up to the end: to believe all of them would take hours in a
+/// large lane.
+#[test]
+fn forged_heads_are_summed_up_only_so_often() {
+    let (_directory, spool) = spool();
+    let found = |heads: usize| {
+        let last = of(Kind::Alone, LANE - 32, 0, b"unforged");
+        assert_eq!(last.len(), 32);
+        let mut lane = Vec::new();
+        for number in 0..heads {
+            let begin = number * HEAD;
+            let forged = of(Kind::Result, begin as u64, 0, &vec![0; LANE as usize - begin - HEAD]);
+            lane.extend_from_slice(&forged[..HEAD]);
+        }
+        lane.resize(LANE as usize - last.len(), 0);
+        lane.extend_from_slice(&last);
+        let gathered = read(&spool, &lane);
+        assert_eq!(gathered.torn.len(), 1);
+        (gathered.result_records, gathered.torn[0].to)
+    };
+    assert_eq!(found(5), (1, LANE - 32));
+    assert_eq!(found(100), (0, LANE), "it has been given up");
+}
