@@ -5,6 +5,7 @@ use super::tests::{Bench, dying, expected, policy, publish};
 use super::*;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+use crate::flow::queue::repair::repair;
 use crate::flow::sink::file::{FileSink, Shape};
 use crate::sys::atomic::AtomicU64;
 use std::convert::Infallible;
@@ -187,4 +188,75 @@ fn half_a_dead_letter_that_is_in_no_lane_any_more_is_put_aside_after_a_power_los
     two.drain();
     assert_eq!(two.read(), ("good 1\n".to_owned(), "bad 1\nlast 2\n".to_owned()));
     assert!(quarantine(two.dead_letters()).ends_with(b"ba"));
+}
+
+/// A part of the batch is torn by now, so what stands behind the rest is cut off; but of another file,
+/// which has the output's name by now, nothing is.
+#[test]
+fn nothing_is_cut_off_a_file_that_was_put_in_the_place_of_the_output() {
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    [0..2, 2..4, 4..6].into_iter().for_each(|records| publish(&mut writer, records));
+    let job = ends::tail(bench.spool.producer(0)) as usize / 3;
+    assert!(bench.drain(&mut dying(bench.sink(), expected(0..1).len())).is_err());
+    bench.spool.map_ring(0, true).expect("ring").write(job + 30, b"!");
+    let moved = bench.directory.path().join("moved");
+    std::fs::rename(bench.path(), &moved).expect("moved");
+    let foreign = "somebody else's line\n".repeat(20);
+    std::fs::write(bench.path(), &foreign).expect("written");
+    bench.drain(&mut bench.sink()).expect("drained");
+    let moved = std::fs::read_to_string(moved).expect("moved");
+    let output = bench.output();
+    assert!(output.starts_with(&foreign));
+    assert_eq!(moved + &output[foreign.len()..], expected(0..2) + &expected(4..6));
+    assert!(!String::from_utf8_lossy(&quarantine(bench.path())).contains("somebody"));
+}
+
+/// The intent on the disk can be older than the output there.
+#[test]
+fn after_a_power_loss_an_intent_does_not_say_where_the_output_ends() {
+    let two = Two::new();
+    let bench = &two.bench;
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..4);
+    bench.drain(&mut bench.sink()).expect("drained");
+    publish(&mut writer, 4..7);
+    assert!(bench.drain(&mut dying(bench.sink(), 5)).is_err());
+    let books = two.books();
+    publish(&mut writer, 7..10);
+    bench.drain(&mut bench.sink()).expect("drained");
+    two.lose_power(&books);
+    bench.drain(&mut bench.sink()).expect("drained");
+    assert_eq!(bench.output(), expected(0..10));
+    assert_eq!(Commit::load(&bench.spool).totals.results, 10);
+}
+
+/// A commit is newer than the last sync, and what it is about has been written over in the lane since.
+#[test]
+fn jobs_whose_ends_were_overwritten_count_after_a_power_loss_that_has_cost_no_record() {
+    const JOBS: u32 = 60;
+    let bench = Bench::new(1);
+    let mut writer = bench.writer(0);
+    publish(&mut writer, 0..1);
+    bench.drain(&mut bench.sink()).expect("drained");
+    let synced = Commit::load(&bench.spool);
+    for job in 1..JOBS {
+        publish(&mut writer, job..job + 1);
+        bench.drain(&mut bench.sink()).expect("drained");
+    }
+    let mut books = Commit::load(&bench.spool);
+    assert!(books.lanes[0].offset > 4096, "it has gone round");
+    (books.generation, books.synced) = (books.generation + 1, synced.synced);
+    if let (Some(at), Some(before)) = (&mut books.sinks[0], synced.sinks[0]) {
+        at.synced = before.synced;
+    }
+    books.store(&bench.spool);
+    bench.spool.run().boots.store(1, Ordering::Release);
+    publish(&mut writer, JOBS..JOBS + 1);
+    repair(&bench.spool, |_| {}).expect("repaired");
+    bench.drain(&mut bench.sink()).expect("drained");
+    assert_eq!(bench.output(), expected(0..JOBS + 1));
+    let totals = Commit::load(&bench.spool).totals;
+    let all = u64::from(JOBS) + 1;
+    assert_eq!((totals.results, totals.jobs_done, totals.quarantined), (all, all, 0));
 }
