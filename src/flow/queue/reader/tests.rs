@@ -193,3 +193,21 @@ fn forged_heads_are_summed_up_only_so_often() {
     assert_eq!(found(5), (1, LANE - 32));
     assert_eq!(found(100), (0, LANE), "it has been given up");
 }
+
+/// Its writer has counted them, or had it been killed just then, so many more as a job has.
+#[test]
+fn records_torn_at_the_end_are_as_many_as_their_writer_counts_if_there_is_room_for_so_many() {
+    let (_directory, spool) = spool();
+    let mut lane = Vec::new();
+    let torn_from = append(&mut lane, Kind::Alone, 1, &[7; 40]) as usize;
+    lane.resize(torn_from + 10 * HEAD, 0);
+    spool.map_ring(0, true).expect("ring").write(0, &lane);
+    spool.producer(0).tail.store(lane.len() as u64, Ordering::Relaxed);
+    for (counted, records) in [(0, 1), (1, 1), (2, 2), (10, 10), (11, 11), (12, 1), (u64::MAX, 1)] {
+        spool.producer(0).published.store(counted, Ordering::Relaxed);
+        let survey = survey(&spool, 0, Mark::default()).expect("a ring");
+        assert_eq!(survey.torn.len(), 1);
+        assert_eq!((survey.end.offset, survey.end.records), (lane.len() as u64, 1));
+        assert_eq!(survey.records, records, "{counted} are counted");
+    }
+}
