@@ -260,6 +260,30 @@ fn a_start_while_only_orphans_live_says_so_waits_for_their_jobs_and_takes_over()
     assert_runs(&place, &jobs, 0);
 }
 
+/// The last process of a run that was killed lets go of its spool first, and of its output in a moment.
+#[test]
+fn an_output_that_somebody_is_about_to_let_go_of_is_waited_for() {
+    let (place, jobs) = place(4, ":");
+    let output = std::fs::File::create(place.path(OUTPUT)).expect("an output");
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).expect("a lock");
+    let run = start(&place);
+    let name = place.path(OUTPUT).canonicalize().expect("it is there");
+    run.until("it has opened its output", |run| {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", run.pid())).ok()?;
+        let mut names = open.flatten().filter_map(|entry| entry.path().read_link().ok());
+        names.any(|open| open == name).then_some(())
+    });
+    drop(output);
+    assert_whole(&place, &jobs, &run.wait());
+}
+
 #[test]
 fn a_start_ends_an_orphan_that_is_stopped_and_takes_over_within_the_deadline() {
     let (place, jobs) = place(12, ": < gate");

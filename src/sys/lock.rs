@@ -20,6 +20,21 @@ pub(crate) fn try_exclusive(file: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// The same of a file that may have been one of a process that is just ending: asks again after each pause,
+/// as long as `pause` says that it was one. What a dead process had open is not closed all at once, and no
+/// event tells when a lock that is not waited for is let go.
+///
+/// # Errors
+/// As of [`try_exclusive`].
+pub(crate) fn exclusive_soon(file: impl AsFd, mut pause: impl FnMut() -> bool) -> io::Result<bool> {
+    while !try_exclusive(&file)? {
+        if !pause() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Lets go of a lock that the description has, although it stays open.
 #[cfg(test)]
 pub(crate) fn release(file: impl AsFd) -> io::Result<()> {
@@ -66,5 +81,25 @@ mod tests {
         while !try_exclusive(&second).expect("free again") {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_while_it_is_asked_for_is_had_in_the_end() {
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        let mut first = Some(file.reopen().expect("reopen"));
+        assert!(try_exclusive(first.as_ref().expect("open")).expect("lock"));
+        let second = file.reopen().expect("reopen");
+        let mut pauses = 0;
+        let mut pause = |limit: i32, gone: i32| {
+            pauses += 1;
+            if pauses == gone {
+                first = None;
+            }
+            pauses <= limit
+        };
+        assert!(!exclusive_soon(&second, || pause(3, 9)).expect("query"));
+        // Whoever forks at this moment has a copy of it for a little longer.
+        assert!(exclusive_soon(&second, || pause(i32::MAX, 9)).expect("lock"));
+        assert!(pauses >= 9);
     }
 }

@@ -21,7 +21,7 @@ use super::{Batch, CantOpen, Position, Sink};
 use crate::error::Error;
 use crate::flow::quarantine::Quarantine;
 use crate::flow::queue::spool::{directory_of, sync_directory};
-use crate::sys::{descriptor, disk, lock, trusted};
+use crate::sys::{descriptor, disk, trusted};
 use held::Held;
 use rotation::Rotating;
 use rustix::fs::{Mode, OFlags};
@@ -120,7 +120,7 @@ impl FileSink {
             rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)
                 .map_err(|error| fail(error.into()))?;
         }
-        if regular && !lock::try_exclusive(&file).map_err(fail)? {
+        if regular && !held::lock(&file).map_err(fail)? {
             return Err(Error::Held(format!(
                 "{}: another pipeline writes this output; stop it first, or name another output \
                  with --output",

@@ -8,6 +8,7 @@
 
 use super::{CANT_OPEN, FileSink, place_of};
 use crate::error::Error;
+use crate::sys::lock;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -18,6 +19,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+/// How often a lock is asked for that somebody has, and the pause in between. The last process of a run
+/// that was killed lets go of its spool first, and of what it left in a socket a moment later.
+const LOCK_LOOKS: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Files that are kept open, and so locked, until the last process ends that has this.
 #[derive(Debug)]
@@ -87,6 +94,19 @@ impl Held {
             _ => None,
         })
     }
+}
+
+/// Locks a file for this pipeline, or says `false` when another one keeps it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn lock(file: &File) -> io::Result<bool> {
+    let mut looks = 0;
+    lock::exclusive_soon(file, || {
+        std::thread::sleep(LOCK_PAUSE);
+        looks += 1;
+        looks < LOCK_LOOKS
+    })
 }
 
 impl FileSink {
