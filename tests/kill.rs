@@ -334,6 +334,18 @@ fn a_command_that_kills_its_worker_fails_alone_after_three_deaths() {
     assert_only_the_poison_has_failed(&place, &jobs, "job-7", "SIGKILL");
 }
 
+/// They are in hand at its first death, and would be at each of the others were they run beside it again.
+#[test]
+fn a_command_that_kills_its_worker_each_time_takes_none_of_its_neighbours_with_it() {
+    let place = Place::new();
+    let jobs = place.jobs(4);
+    let script = "[ $1 = job-2 ] && sleep 0.3 && kill -9 $PPID; sleep 0.8";
+    let options = ["--jobs", "jobs.txt", "-P", "1", "-j", "4"];
+    let ended = place.run(&options, &["sh", "-c", script, "sh", "{}"]).start().wait();
+    ended.assert_exit(3);
+    assert_only_the_poison_has_failed(&place, &jobs, "job-2", "SIGKILL");
+}
+
 #[test]
 fn another_number_of_workers_or_jobs_goes_on_with_what_is_kept() {
     let place = Place::new();
