@@ -134,4 +134,32 @@ mod tests {
         note_settled(&spool, worker(0));
         assert_eq!(blame(&spool, worker(0)), Some(521));
     }
+
+    #[test]
+    fn a_process_is_the_first_of_its_run_once_and_its_incarnations_are_counted_through_all_runs() {
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 1, job_bytes: 8 };
+        let spool = Spool::in_memory(geometry);
+        let mut incarnation = 0;
+        for run in 0..3 {
+            begin_run(&spool, worker(0));
+            let before_run = spool.process(worker(0)).before_run.load(Ordering::Relaxed);
+            assert_eq!(before_run, incarnation);
+            for nth in 0..3 {
+                incarnation += 1;
+                let entry = enter(&spool, worker(0));
+                assert_eq!(entry, Entry { incarnation, first: nth == 0 }, "run {run}");
+                assert_eq!(living(&spool, worker(0)), std::process::id().try_into().ok());
+            }
+        }
+    }
+
+    #[test]
+    fn that_a_sync_has_failed_is_forgotten_once() {
+        let geometry = Geometry { lanes: 1, lane_bytes: 4096, slots: 1, job_bytes: 8 };
+        let spool = Spool::in_memory(geometry);
+        assert!(!is_unsynced(&spool) && !forget_unsynced(&spool));
+        note_unsynced(&spool);
+        assert!(is_unsynced(&spool) && forget_unsynced(&spool));
+        assert!(!is_unsynced(&spool) && !forget_unsynced(&spool));
+    }
 }

@@ -175,13 +175,14 @@ fn a_whole_record_in_the_rest_of_a_torn_job_is_not_searched_for_units() {
 #[test]
 fn forged_heads_are_summed_up_only_so_often() {
     let (_directory, spool) = spool();
-    let found = |heads: usize| {
+    let found = |heads: usize, beyond: bool| {
         let last = of(Kind::Alone, LANE - 32, 0, b"unforged");
         assert_eq!(last.len(), 32);
         let mut lane = Vec::new();
         for number in 0..heads {
             let begin = number * HEAD;
-            let forged = of(Kind::Result, begin as u64, 0, &vec![0; LANE as usize - begin - HEAD]);
+            let end = if beyond { LANE as usize + 2 * begin + 8 } else { LANE as usize };
+            let forged = of(Kind::Result, begin as u64, 0, &vec![0; end - begin - HEAD]);
             lane.extend_from_slice(&forged[..HEAD]);
         }
         lane.resize(LANE as usize - last.len(), 0);
@@ -190,8 +191,10 @@ fn forged_heads_are_summed_up_only_so_often() {
         assert_eq!(gathered.torn.len(), 1);
         (gathered.result_records, gathered.torn[0].to)
     };
-    assert_eq!(found(5), (1, LANE - 32));
-    assert_eq!(found(100), (0, LANE), "it has been given up");
+    assert_eq!(found(5, false), (1, LANE - 32));
+    assert_eq!(found(100, false), (0, LANE), "it has been given up");
+    // What would end behind the tail is not summed up at all.
+    assert_eq!(found(100, true), (1, LANE - 32));
 }
 
 /// Its writer has counted them, or had it been killed just then, so many more as a job has.
@@ -210,4 +213,19 @@ fn records_torn_at_the_end_are_as_many_as_their_writer_counts_if_there_is_room_f
         assert_eq!((survey.end.offset, survey.end.records), (lane.len() as u64, 1));
         assert_eq!(survey.records, records, "{counted} are counted");
     }
+}
+
+#[test]
+fn a_record_that_belongs_to_no_job_is_part_of_none() {
+    let (_directory, spool) = spool();
+    let mut lane = Vec::new();
+    append(&mut lane, Kind::Result, 1, b"of a job");
+    let alone = lane.len() as u64;
+    let behind = append(&mut lane, Kind::Alone, 2, b"alone");
+    append(&mut lane, Kind::Result, 3, b"of a job");
+    append(&mut lane, Kind::JobDone, 3, &end_of_job(0));
+    let gathered = read(&spool, &lane);
+    assert_eq!(gathered.results.bytes, b"alone");
+    assert_eq!((gathered.jobs_done, gathered.torn.len()), (0, 2));
+    assert_eq!((gathered.torn[0].to, gathered.torn[1].from), (alone, behind));
 }

@@ -279,3 +279,26 @@ fn torn_jobs_side_by_side_are_one_torn_range() {
     assert_eq!(gathered.torn, [Torn { lane: 0, from: ends[1], to: ends[3] }]);
     assert_eq!((gathered.jobs_done, gathered.lost), (2, 2));
 }
+
+#[test]
+fn a_place_in_the_list_is_lost_if_it_was_saved_again_and_no_record_of_it_is_whole() {
+    let (_directory, spool) = spool(1, 1);
+    let place = |seq| ListPosition { seq, offset: seq, ..ListPosition::default() };
+    let damage = |spool: &Spool| {
+        for offset in spool.layout.position {
+            let [byte] = spool.mapping.read::<1>(offset + 20);
+            // Two bits: one would be put right.
+            spool.mapping.write(offset + 20, &[byte ^ 3]);
+        }
+    };
+    assert!(!ListPosition::is_lost(&spool), "there was none");
+    place(0).store(&spool, 1);
+    assert!(!ListPosition::is_lost(&spool));
+    damage(&spool);
+    assert!(!ListPosition::is_lost(&spool), "of the first save only the beginning is lost");
+    damage(&spool);
+    place(1).store(&spool, 2);
+    assert!(!ListPosition::is_lost(&spool));
+    damage(&spool);
+    assert!(ListPosition::is_lost(&spool));
+}
