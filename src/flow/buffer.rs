@@ -508,6 +508,8 @@ mod closing_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod due_tests;
+#[cfg(test)]
 mod own_sink_tests;
 #[cfg(test)]
 mod places_tests;
