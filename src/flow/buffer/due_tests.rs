@@ -4,19 +4,33 @@ use super::tests::{Bench, expected, policy, publish};
 use super::*;
 use crate::flow::queue::layout::SOURCE_WAITS_SYNC;
 use crate::flow::sink::file::FileSink;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+/// Longer than anything here takes, however busy the machine is.
+const WATCHDOG: Duration = Duration::from_secs(20);
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Has a buffer that has begun look at it.
 fn with_buffer<T>(bench: &Bench, policy: Policy, look: impl FnOnce(&mut Buffer<'_, '_>) -> T) -> T {
-    let stop = Stop::new(|| {});
+    with_stop(bench, policy, &Stop::new(|| {}), look)
+}
+
+fn with_stop<T>(
+    bench: &Bench,
+    policy: Policy,
+    stop: &Stop,
+    look: impl FnOnce(&mut Buffer<'_, '_>) -> T,
+) -> T {
     let mut file: FileSink = bench.sink();
     let readers = (0..bench.spool.lanes()).map(|lane| LaneReader::open(&bench.spool, lane));
     let mut buffer = Buffer {
         spool: &bench.spool,
         sinks: Sinks { output: &mut file, dead_letters: None },
         policy,
-        stop: &stop,
+        stop,
         readers: readers.collect::<Result<_, _>>().expect("rings"),
         books: Commit::load(&bench.spool),
         gathered: Gathered::default(),
@@ -193,4 +207,55 @@ fn a_source_that_waits_is_rung_for_after_a_commit_and_after_a_sync_and_no_other(
             assert_eq!(bells.source.load(Ordering::SeqCst), rung, "after a sync");
         }
     });
+}
+
+/// As if the rings had come a moment before it would sleep.
+#[test]
+fn a_buffer_that_was_asked_for_something_does_not_sleep() {
+    let bench = Bench::new(1);
+    let asked: [fn(&Stop); 3] = [Stop::request, Stop::request_reopening, |_| ()];
+    for (number, ask) in asked.iter().enumerate() {
+        let stop = Stop::new(|| {});
+        with_stop(&bench, policy(), &stop, |buffer| {
+            let nothing = buffer.look();
+            ask(&stop);
+            if number == 2 {
+                publish(&mut bench.writer(0), 0..1);
+            }
+            buffer.sleep(&nothing);
+        });
+    }
+}
+
+/// Nothing but time goes by until it would sync.
+#[test]
+fn what_was_written_is_synced_by_a_buffer_that_goes_on_once_its_interval_is_over_and_not_before() {
+    for (interval, syncs) in [(Duration::from_millis(1), true), (3600 * SECOND, false)] {
+        let bench = Arc::new(Bench::new(1));
+        let stop = Stop::new(|| {});
+        let (used, stopper) = (Arc::clone(&bench), stop.clone());
+        let flush = config::Buffer { flush_records: 1, ..policy().flush };
+        let policy = Policy { flush, sync: config::SyncPolicy::Every(interval) };
+        let buffer = thread::spawn(move || {
+            let mut file = used.sink();
+            let sinks = Sinks { output: &mut file, dead_letters: None };
+            run(&used.spool, sinks, policy, &stop, || {}).expect("drained")
+        });
+        publish(&mut bench.writer(0), 0..3);
+        let since = Instant::now();
+        // It sleeps: what was due is done.
+        let done = || {
+            let books = Commit::load(&bench.spool);
+            let asleep = bench.spool.bells().buffer.load(Ordering::SeqCst) == 0;
+            books.totals.results == 3 && asleep && (books.synced.results == 3) == syncs
+        };
+        while !done() && !buffer.is_finished() {
+            assert!(since.elapsed() < WATCHDOG, "{interval:?}: {:?}", Commit::load(&bench.spool));
+            thread::yield_now();
+        }
+        stopper.request();
+        bell::ring_for_sure(&bench.spool.bells().buffer);
+        assert_eq!(buffer.join().expect("no panic"), 3);
+        assert_eq!(Commit::load(&bench.spool).synced.results, 3, "at the end in any case");
+    }
 }

@@ -181,7 +181,7 @@ fn forged_heads_are_summed_up_only_so_often() {
         let mut lane = Vec::new();
         for number in 0..heads {
             let begin = number * HEAD;
-            let end = if beyond { LANE as usize + 2 * begin + 8 } else { LANE as usize };
+            let end = if beyond { LANE as usize + 2 * begin } else { LANE as usize };
             let forged = of(Kind::Result, begin as u64, 0, &vec![0; end - begin - HEAD]);
             lane.extend_from_slice(&forged[..HEAD]);
         }
