@@ -186,7 +186,10 @@ fn a_buffer_says_since_when_something_waits_and_how_much_it_has_written() {
     });
     let mut writer = bench.writer(0);
     publish(&mut writer, 0..3);
+    // What one has said that is dead.
+    vitals::note(&vitals.no_room_since, Some(5 * SECOND));
     assert_eq!(bench.drain(&mut bench.sink()).expect("drained"), 3);
+    assert_eq!(vitals.no_room_since.load(Ordering::Relaxed), 0);
     publish(&mut writer, 3..5);
     assert_eq!(bench.drain(&mut bench.sink()).expect("drained"), 2);
 }

@@ -4,6 +4,7 @@ use super::super::jobs::{DEATHS_MAX, Deaths, Expired, NO_RESULT, Reason};
 use super::super::settle::Orphan;
 use super::super::{in_hand, processes};
 use super::*;
+use std::collections::HashSet;
 
 /// Settles lane 0 after a death that looked like this; `None`: on purpose.
 fn settled(spool: &Spool, blamed: Option<u64>) -> Vec<Orphan> {
@@ -281,24 +282,19 @@ fn a_record_may_fill_its_lane_to_the_last_byte() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "half a gigabyte")]
+#[cfg_attr(miri, ignore = "a quarter of a gigabyte")]
 fn no_record_is_longer_than_a_frame_can_say_however_large_the_lane() {
     let geometry = Geometry { lanes: 1, lane_bytes: 1 << 29, slots: 1, job_bytes: 8 };
     let spool = Spool::in_memory(geometry);
     let mut writer = writer(&spool, 0);
     assert_eq!(writer.record_max(), frame::PAYLOAD_MAX);
-    for (more, fits) in [(1, false), (0, true)] {
-        let mut staged = Staged::default();
-        let Ok(()) = staged.push(Kind::Result, |bytes| {
-            bytes.resize(bytes.len() + frame::PAYLOAD_MAX + more, b'x');
-            Ok::<(), Infallible>(())
-        });
-        assert_eq!(writer.publish(&mut staged, None).is_ok(), fits);
-    }
-    let mut gathered = Gathered::default();
-    let mut mark = Mark::default();
-    LaneReader::open(&spool, 0).expect("ring").gather(&mut mark, tail(&spool), 1, &mut gathered);
-    assert_eq!(gathered.results.bytes.len(), frame::PAYLOAD_MAX);
+    let mut staged = Staged::default();
+    let Ok(()) = staged.push(Kind::Result, |bytes| {
+        bytes.resize(bytes.len() + frame::PAYLOAD_MAX + 1, b'x');
+        Ok::<(), Infallible>(())
+    });
+    assert!(writer.publish(&mut staged, None).is_err());
+    assert_eq!(tail(&spool), 0);
 }
 
 #[test]
@@ -346,4 +342,84 @@ fn the_buffer_is_rung_at_exactly_the_bytes_or_records_that_it_has_asked_for() {
         assert_eq!(buffer.load(Ordering::Relaxed) == 1, rings, "{asked}");
         assert_eq!(ends::has_come(producer, consumer), rings, "{asked}");
     }
+}
+
+#[test]
+fn a_job_is_claimed_once_its_moment_has_come_and_not_before() {
+    let (_directory, spool) = spool(1, 2);
+    fill(&spool, 0, 1);
+    fill(&spool, 1, 2);
+    let hour = clock::nanos(clock::now() + Duration::from_secs(3600));
+    slot(&spool, 0).not_before.store(hour, Ordering::Relaxed);
+    slot(&spool, 1).not_before.store(1, Ordering::Relaxed);
+    assert_eq!(claim(&spool, OLD).seq, 2, "long ago");
+    assert_eq!(
+        Jobs(&spool).claim(OLD, &mut Claimed::default()),
+        Claim::None { until: Some(Duration::from_nanos(hour)) }
+    );
+}
+
+#[test]
+fn a_text_that_is_too_long_touches_no_other_slot() {
+    let (_directory, spool) = spool(1, 3);
+    let long = [b'x'; 200];
+    for (index, seq) in [(2, 3), (0, 1), (1, 2)] {
+        let text = if index == 1 { &long[..] } else { b"other" };
+        let job = NewJob { text, seq, round: 1, offset: seq, prefix: seq, reason: None };
+        Jobs(&spool).fill(index, &job);
+    }
+    let jobs = Jobs(&spool);
+    assert_eq!([0, 1, 2].map(|index| jobs.text(index)), [&b"other"[..], &long[..64], b"other"]);
+    assert!((0..3).all(|index| jobs.is_sound(index)));
+    let second = spool.layout.payloads + spool.layout.payload_stride;
+    assert_eq!(spool.mapping.read::<64>(second), long[..64], "each has a place of its own");
+}
+
+#[test]
+fn everything_in_a_spool_has_a_place_of_its_own() {
+    let (_directory, spool) = spool(3, 2);
+    let mut places = Vec::new();
+    let mut add = |begin: usize, len: usize| places.push((begin, begin + len));
+    for index in 0..spool.processes() {
+        let process = std::ptr::from_ref(spool.process(index));
+        add(process.addr(), size_of_val(spool.process(index)));
+    }
+    for lane in 0..3 {
+        add(std::ptr::from_ref(spool.producer(lane)).addr(), size_of_val(spool.producer(lane)));
+        add(std::ptr::from_ref(spool.consumer(lane)).addr(), size_of_val(spool.consumer(lane)));
+        add(std::ptr::from_ref(spool.lane_bell(lane)).addr(), size_of::<AtomicU32>());
+    }
+    for index in 0..spool.layout.history_before + spool.layout.history_stop {
+        let entry = spool.history_entry(index);
+        add(std::ptr::from_ref(entry).addr(), size_of_val(entry));
+    }
+    for index in 0..2 {
+        add(std::ptr::from_ref(slot(&spool, index)).addr(), size_of::<Slot>());
+    }
+    let whole: [(usize, usize); 5] = [
+        (std::ptr::from_ref(spool.header()).addr(), size_of_val(spool.header())),
+        (std::ptr::from_ref(spool.run()).addr(), size_of_val(spool.run())),
+        (std::ptr::from_ref(spool.about_head()).addr(), size_of_val(spool.about_head())),
+        (std::ptr::from_ref(spool.history_head()).addr(), size_of_val(spool.history_head())),
+        (std::ptr::from_ref(spool.bells()).addr(), size_of_val(spool.bells())),
+    ];
+    whole.into_iter().for_each(|(begin, len)| add(begin, len));
+    places.sort_unstable();
+    assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{places:?}");
+    assert!(spool.has_lane(2) && !spool.has_lane(3));
+}
+
+#[test]
+#[should_panic(expected = "lane 2 of 2")]
+fn nobody_gets_hold_of_a_lane_that_there_is_not() {
+    let (_directory, spool) = spool(2, 1);
+    spool.producer(2);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a spool in memory has no header")]
+fn each_spool_is_told_from_any_other() {
+    let spools = [0; 8].map(|_| spool(1, 1));
+    let identities: HashSet<u64> = spools.iter().map(|(_, spool)| spool.identity()).collect();
+    assert_eq!(identities.len(), 8);
 }
