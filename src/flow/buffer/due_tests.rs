@@ -2,6 +2,7 @@
 
 use super::tests::{Bench, expected, policy, publish};
 use super::*;
+use crate::flow::queue::jobs::{Jobs, NewJob};
 use crate::flow::queue::layout::SOURCE_WAITS_SYNC;
 use crate::flow::sink::file::FileSink;
 use std::sync::Arc;
@@ -261,4 +262,30 @@ fn what_was_written_is_synced_by_a_buffer_that_goes_on_once_its_interval_is_over
         assert_eq!(buffer.join().expect("no panic"), 3);
         assert_eq!(Commit::load(&bench.spool).synced.results, 3, "at the end in any case");
     }
+}
+
+/// What a start after a power loss would miss is a reason for a last sync, and nothing else is.
+#[test]
+fn a_spool_is_synced_if_nothing_in_it_is_newer_than_its_last_sync() {
+    let bench = Bench::new(1);
+    with_buffer(&bench, policy(), |buffer| {
+        assert!(!buffer.is_spool_synced(), "nobody has");
+        buffer.sync().expect("synced");
+        assert!(buffer.is_spool_synced());
+        buffer.dirty = true;
+        assert!(!buffer.is_spool_synced(), "something was written");
+        buffer.dirty = false;
+        assert!(buffer.is_spool_synced());
+        buffer.books.generation += 1;
+        assert!(!buffer.is_spool_synced(), "something was committed");
+        buffer.sync().expect("synced");
+        let (generation, place) = ListPosition::load(&bench.spool);
+        ListPosition { seq: place.seq + 1, ..place }.store(&bench.spool, generation + 1);
+        assert!(!buffer.is_spool_synced(), "the list has gone on");
+        buffer.sync().expect("synced");
+        assert!(buffer.is_spool_synced());
+        let job = NewJob { text: b"", seq: 1, round: 0, offset: 0, prefix: 0, reason: None };
+        Jobs(&bench.spool).fill(0, &job);
+        assert!(!buffer.is_spool_synced(), "a job is pending");
+    });
 }

@@ -21,7 +21,7 @@ fn at(spool: &Spool, millis: u64, slot: Option<usize>, what: What) {
     );
 }
 
-const ALL: [What; 14] = [
+const ALL: [What; 19] = [
     What::StopRequested(Reason::Failure),
     What::RunStarted { pid: 4321 },
     What::Started { pid: u64::MAX },
@@ -31,10 +31,15 @@ const ALL: [What; 14] = [
     What::Signal { count: 2 },
     What::Told,
     What::Killed(Why::NotReady),
+    What::Killed(Why::NotQuiet),
+    What::Killed(Why::Reserve),
+    What::Killed(Why::Signal),
+    What::Killed(Why::Deadline),
     What::Killed(Why::ThirdSignal),
     What::DeadlineMoved { by: Duration::from_nanos(1) },
     What::Abandoned,
     What::StopRequested(Reason::Signal),
+    What::StopRequested(Reason::Finished),
     What::Done { code: 78 },
 ];
 
