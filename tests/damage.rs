@@ -46,7 +46,8 @@ fn ring(place: &Place, lane: u64) -> (File, u64) {
 }
 
 fn finish(place: &Place, boot: Option<&str>) -> Ended {
-    let run = place.command(&["run", "pings.toml"]);
+    // As long as it takes: a sync of a busy disk can take seconds.
+    let run = place.command(&["run", "pings.toml", "--deadline", "60s"]);
     let ended = match boot {
         Some(boot) => run.env("PROCSIG_TEST_BOOT_ID", boot).finish(),
         None => run.finish(),
