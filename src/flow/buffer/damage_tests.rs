@@ -1,7 +1,7 @@
 //! Promises about results that are damaged between their worker and the buffer: nothing of them is
 //! written, all else is, and their jobs are run again by the next start.
 
-use super::tests::{dying, policy};
+use super::tests::{dying, open, policy};
 use super::*;
 use crate::flow::queue::frame::Kind;
 use crate::flow::queue::jobs::{Claim, Claimed, Claimer, Jobs, NewJob, Phase};
@@ -79,13 +79,7 @@ impl Bench {
     }
 
     fn sink(&self) -> FileSink {
-        loop {
-            match FileSink::open(&self.output, Shape::ended_by(b'\n')) {
-                Ok(sink) => return sink,
-                Err(Error::Held(_)) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
+        open(&self.output, &Shape::ended_by(b'\n'))
     }
 
     fn drain(&self, sink: &mut dyn Sink) -> Result<u64, Error> {

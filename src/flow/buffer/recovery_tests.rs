@@ -1,33 +1,19 @@
 //! Promises of a buffer that goes on after another: about headers, about dead letters, and about what
 //! is cut off.
 
-use super::tests::{Bench, dying, expected, policy, publish};
+use super::sink_tests::{drain, publish_job};
+use super::tests::{Bench, dying, expected, open, publish, quarantine};
 use super::*;
 use crate::flow::queue::frame::Kind;
-use crate::flow::queue::lane::{Finish, LaneWriter, Staged};
+use crate::flow::queue::lane::LaneWriter;
 use crate::flow::queue::repair::repair;
 use crate::flow::sink::file::{FileSink, Shape};
-use crate::sys::atomic::AtomicU64;
-use std::convert::Infallible;
 use std::path::PathBuf;
 
 const HEADER: &str = "the header\n";
 
 fn sink_with_header(bench: &Bench) -> FileSink {
-    let shape = Shape { header: HEADER.into(), ..Shape::ended_by(b'\n') };
-    loop {
-        match FileSink::open(&bench.path(), shape.clone()) {
-            Ok(sink) => return sink,
-            Err(Error::Held(_)) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-fn quarantine(of: PathBuf) -> Vec<u8> {
-    let mut name = of.into_os_string();
-    name.push(".quarantine");
-    std::fs::read(name).unwrap_or_default()
+    open(&bench.path(), &Shape { header: HEADER.into(), ..Shape::ended_by(b'\n') })
 }
 
 #[test]
@@ -53,7 +39,7 @@ fn a_header_stands_once_before_the_first_record_wherever_a_buffer_dies() {
             assert!(bench.drain(&mut dying(sink_with_header(&bench), 5)).is_err());
             bench.drain(&mut sink_with_header(&bench)).expect("drained");
             assert_eq!(bench.output(), first + &expected(2..4), "killed after {killed_at} bytes");
-            assert_eq!(quarantine(bench.path()), b"", "killed after {killed_at} bytes");
+            assert_eq!(quarantine(&bench.path()), b"", "killed after {killed_at} bytes");
         }
     }
     // Without a record there is none.
@@ -71,16 +57,9 @@ fn a_header_stands_once_before_the_first_record_wherever_a_buffer_dies() {
 
 /// A job that emits these records, each for one of two files.
 fn publish_both(writer: &mut LaneWriter<'_>, records: &[(Kind, &str)]) {
-    let mut staged = Staged::default();
-    for (kind, record) in records {
-        let Ok(()) = staged.push(*kind, |bytes| {
-            bytes.extend_from_slice(record.as_bytes());
-            Ok::<(), Infallible>(())
-        });
-    }
-    let result_end = AtomicU64::new(u64::MAX);
-    let finish = Finish { kind: Kind::JobDone, seq: 1, round: 1, result_end: &result_end };
-    writer.publish(&mut staged, Some(finish)).expect("room");
+    let records: Vec<(Kind, &[u8])> =
+        records.iter().map(|(kind, record)| (*kind, record.as_bytes())).collect();
+    publish_job(writer, &records);
 }
 
 struct Two {
@@ -97,22 +76,13 @@ impl Two {
     }
 
     fn sink(&self) -> FileSink {
-        loop {
-            match FileSink::open(&self.dead_letters(), Shape::ended_by(b'\n')) {
-                Ok(sink) => return sink,
-                Err(Error::Held(_)) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
+        open(&self.dead_letters(), &Shape::ended_by(b'\n'))
     }
 
     fn drain(&self) {
-        processes::forget_unsynced(&self.bench.spool);
-        let stop = Stop::new(|| {});
-        stop.request();
         let (mut output, mut dead_letters) = (self.bench.sink(), self.sink());
         let sinks = Sinks { output: &mut output, dead_letters: Some(&mut dead_letters) };
-        run(&self.bench.spool, sinks, policy(), &stop, || {}).expect("drained");
+        drain(&self.bench, sinks, config::SyncPolicy::Never).expect("drained");
     }
 
     /// The same books as then, and a boot since.
@@ -171,7 +141,7 @@ fn dead_letters_that_outlived_a_power_loss_are_counted_and_not_written_again() {
             (3, 4, 0, if is_lost { 2 } else { 3 }),
             "lost: {is_lost}, half: {half}"
         );
-        assert_eq!(quarantine(two.dead_letters()), b"");
+        assert_eq!(quarantine(&two.dead_letters()), b"");
     }
 }
 
@@ -187,7 +157,7 @@ fn half_a_dead_letter_that_is_in_no_lane_any_more_is_put_aside_after_a_power_los
     publish_both(&mut writer, &[(Kind::DeadLetter, "last 2\n")]);
     two.drain();
     assert_eq!(two.read(), ("good 1\n".to_owned(), "bad 1\nlast 2\n".to_owned()));
-    assert!(quarantine(two.dead_letters()).ends_with(b"ba"));
+    assert!(quarantine(&two.dead_letters()).ends_with(b"ba"));
 }
 
 /// A part of the batch is torn by now, so what stands behind the rest is cut off; but of another file,
@@ -209,7 +179,7 @@ fn nothing_is_cut_off_a_file_that_was_put_in_the_place_of_the_output() {
     let output = bench.output();
     assert!(output.starts_with(&foreign));
     assert_eq!(moved + &output[foreign.len()..], expected(0..2) + &expected(4..6));
-    assert!(!String::from_utf8_lossy(&quarantine(bench.path())).contains("somebody"));
+    assert!(!String::from_utf8_lossy(&quarantine(&bench.path())).contains("somebody"));
 }
 
 /// The intent on the disk can be older than the output there.

@@ -1,15 +1,11 @@
 //! Promises of the buffer about damaged lanes and lost power.
 
-use super::tests::{Bench, dying, expected, policy, publish};
+use super::tests::{Bench, dying, expected, policy, publish, quarantine};
 use super::*;
 use crate::flow::queue::lane::LaneWriter;
 use crate::flow::queue::repair::repair;
 use crate::flow::sink::{Batch, Sink};
 use std::ops::Range;
-
-fn quarantine(bench: &Bench) -> Vec<u8> {
-    std::fs::read(bench.directory.path().join("out.quarantine")).unwrap_or_default()
-}
 
 fn sorted(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
@@ -28,7 +24,7 @@ fn torn_bytes_are_put_aside_and_counted_and_all_else_is_written() {
     bench.spool.map_ring(0, true).expect("ring").write(job + 30, b"!");
     bench.drain(&mut bench.sink()).expect("drained");
     assert_eq!(bench.output(), expected(0..2) + &expected(4..12));
-    let aside = quarantine(&bench);
+    let aside = quarantine(&bench.path());
     assert_eq!(aside.len(), job);
     assert!(aside.windows(9).any(|bytes| bytes == b"record 3\n"));
     let books = Commit::load(&bench.spool);
@@ -111,7 +107,7 @@ fn records_that_outlived_the_power_loss_in_the_output_are_not_written_again() {
         loss.leave(&whole[..length]);
         loss.bench.drain(&mut loss.bench.sink()).expect("drained");
         loss.assert_whole();
-        assert_eq!(quarantine(&loss.bench), b"", "half of a record is gone on with");
+        assert_eq!(quarantine(&loss.bench.path()), b"", "half of a record is gone on with");
     }
 }
 
@@ -125,7 +121,7 @@ fn zeroes_at_the_end_of_an_output_are_put_aside_with_what_they_are_part_of() {
         loss.leave(&torn);
         loss.bench.drain(&mut loss.bench.sink()).expect("drained");
         loss.assert_whole();
-        assert!(quarantine(&loss.bench).ends_with(&[0]));
+        assert!(quarantine(&loss.bench.path()).ends_with(&[0]));
     }
 }
 

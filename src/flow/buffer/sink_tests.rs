@@ -32,14 +32,7 @@ pub(super) fn publish_job(writer: &mut LaneWriter<'_>, records: &[(Kind, &[u8])]
 }
 
 pub(super) fn open(path: &Path, format: &Format) -> FileSink {
-    loop {
-        // See `Bench::sink`.
-        match FileSink::open(path, shape(format)) {
-            Ok(sink) => return sink,
-            Err(Error::Held(_)) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    tests::open(path, &shape(format))
 }
 
 pub(super) fn drain(bench: &Bench, sinks: Sinks<'_>, sync: SyncPolicy) -> Result<u64, Error> {

@@ -40,16 +40,8 @@ impl Bench {
         self.directory.path().join("out")
     }
 
-    /// Opens the output. A command that another test starts at this moment has a copy of every
-    /// descriptor, and with it the lock, until it is executed.
     pub fn sink(&self) -> FileSink {
-        loop {
-            match FileSink::open(&self.path(), Shape::ended_by(b'\n')) {
-                Ok(sink) => return sink,
-                Err(Error::Held(_)) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
+        open(&self.path(), &Shape::ended_by(b'\n'))
     }
 
     pub fn output(&self) -> String {
@@ -69,6 +61,25 @@ impl Bench {
         let sinks = Sinks { output: sink, dead_letters: None };
         run(&self.spool, sinks, policy(), &stop, || {})
     }
+}
+
+/// Opens an output. A command that another test starts at this moment has a copy of every descriptor, and
+/// with it the lock, until it is executed.
+pub(super) fn open(path: &Path, shape: &Shape) -> FileSink {
+    loop {
+        match FileSink::open(path, shape.clone()) {
+            Ok(sink) => return sink,
+            Err(Error::Held(_)) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What was put aside of an output.
+pub(super) fn quarantine(output: &Path) -> Vec<u8> {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".quarantine");
+    std::fs::read(name).unwrap_or_default()
 }
 
 pub(super) fn policy() -> Policy {
