@@ -86,7 +86,14 @@ pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
     SUBREAPER.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("subreaper"));
     let mut children = own_children();
     let child = command.spawn()?;
-    children.insert(child.id() as i32);
+    let pid = child.id() as i32;
+    children.insert(pid);
+    drop(children);
+    // The kernel lets us go on when the program is replaced, and fills in its environment afterwards: until
+    // then nobody would find the process by its mark.
+    wait_until("an environment", WATCHDOG, || {
+        Process::read(pid).is_none_or(|it| it.is_zombie() || it.has_environment()).then_some(())
+    });
     Ok(child)
 }
 

@@ -67,6 +67,11 @@ impl Process {
         self.file("environ").split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
     }
 
+    /// Whether the kernel has filled it in yet.
+    pub fn has_environment(&self) -> bool {
+        !self.file("environ").is_empty()
+    }
+
     /// Its arguments, with blanks between them.
     pub fn command_line(&self) -> String {
         String::from_utf8_lossy(&self.file("cmdline")).replace('\0', " ")
