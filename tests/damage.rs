@@ -27,7 +27,7 @@ fn place() -> Place {
 
 /// Runs until so many jobs have been started, then kills everything.
 fn kill_all(place: &Place, started: usize) {
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(started);
     for process in run.of_program() {
         if let Some(handle) = process.handle() {
@@ -135,7 +135,7 @@ fn after_another_boot_what_the_lanes_have_is_written_once() {
             let spool = std::fs::read(place.path(SPOOL)).expect("the spool");
             let gate = place.gate();
             place.work_script(": < gate");
-            let run = place.command(&["run", "pings.toml"]).start();
+            let run = place.start();
             run.until_logged(" before it are kept, and done first");
             run.signal(Signal::TERM);
             run.wait().assert_exit(4);

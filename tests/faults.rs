@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 use support::processes::children_of;
-use support::verdict::{Before, End, assert_no_stray_file, goes_on_to_the_end, judge};
+use support::verdict::{self, Before, End, goes_on_to_the_end, judge};
 use support::{
-    Balance, Ended, Freezer, Handle, Place, Process, Running, Seed, Signal, WATCHDOG, log, needs,
+    Balance, Ended, Freezer, Handle, Place, Process, Seed, Signal, WATCHDOG, log, needs,
 };
 
 const OPTIONS: [&str; 4] = ["-P", "2", "-j", "2"];
@@ -21,21 +21,11 @@ fn place(count: usize, tables: &str) -> (Place, Vec<String>) {
     (place, jobs)
 }
 
-fn start(place: &Place) -> Running<'_> {
-    place.command(&["run", "pings.toml"]).start()
-}
-
 /// Started again undisturbed it comes to the end: each job has one result, and nothing is left.
 #[track_caller]
 fn goes_on(place: &Place, jobs: &[String]) -> Ended {
     place.write("calm", "");
-    let before = Before::of(place);
-    let ended = start(place).wait();
-    ended.assert_exit(0);
-    Balance::of(&ended.log()).assert_even();
-    assert_no_stray_file(place, &before, &ended);
-    place.results().assert_exactly_once(jobs);
-    ended
+    verdict::goes_on(place, jobs)
 }
 
 #[test]
@@ -108,7 +98,7 @@ fn stopped_with_a_frozen(test: &str, role: &str) -> Option<(Place, Vec<String>, 
     }
     let freezer = Freezer::new(test)?;
     let (place, jobs) = place(400, SHORT);
-    let run = start(&place);
+    let run = place.start();
     run.until_written(1);
     let frozen = run.role(2, role).remove(0);
     freezer.take(&frozen);
@@ -160,7 +150,7 @@ fn a_main_that_was_stopped_until_after_the_deadline_condemns_nobody() {
     let (place, jobs) = place(40, &tables);
     let mut gate = place.gate();
     place.work_script("[ -e calm ] || : < gate");
-    let run = start(&place);
+    let run = place.start();
     run.until_started(4);
     let children = run.children(2);
     let workers: Vec<Handle> = children
@@ -169,13 +159,7 @@ fn a_main_that_was_stopped_until_after_the_deadline_condemns_nobody() {
         .map(|child| child.handle().expect("a living worker"))
         .collect();
     run.signal(Signal::TERM);
-    run.until("both workers to have heard of it", |run| {
-        let log = run.log();
-        let heard = log.iter().filter(|line| {
-            line.role.starts_with("worker ") && line.message.starts_with("told to stop")
-        });
-        (heard.count() == 2).then_some(())
-    });
+    run.until_told_to_stop(2);
     run.signal(Signal::STOP);
     gate.open();
     assert!(workers.iter().all(|worker| worker.wait(WATCHDOG)), "{}", run.describe());
@@ -198,7 +182,7 @@ fn a_main_that_was_stopped_until_after_the_deadline_condemns_nobody() {
 fn a_stop_while_a_dead_child_waits_to_be_started_again_is_an_ordered_one() {
     for role in ["source", "worker ", "buffer"] {
         let (place, jobs) = place(400, "");
-        let run = start(&place);
+        let run = place.start();
         run.until_written(1);
         let child = run.role(2, role).remove(0);
         assert!(child.send(Signal::KILL));
@@ -258,7 +242,7 @@ fn a_stop_during_any_step_of_a_recovery_is_an_ordered_one() {
     // first writes.
     for call in ["fcntl", "mmap", "clone", "clone3", "setsid", "mprotect", "write", "fdatasync"] {
         let (place, jobs) = place(400, "");
-        let run = start(&place);
+        let run = place.start();
         run.until_written(1);
         run.until_started(20);
         for process in run.of_program() {
@@ -403,7 +387,7 @@ fn signal_threads_that_can_not_be_started_are_an_error_before_anything_is_run() 
 #[test]
 fn above_the_limit_of_deaths_it_stops_in_order_with_1_and_names_who_died_and_of_what() {
     let (place, jobs) = place(400, "[restart]\nmax = 2\n");
-    let run = start(&place);
+    let run = place.start();
     let mut killed = Vec::new();
     for _ in 0..3 {
         let worker = run.until("a worker that was not killed yet", |run| {
@@ -430,7 +414,7 @@ fn a_job_whose_command_others_end_is_put_back_three_times_and_then_it_has_failed
     for (signal, name) in [("TERM", "SIGTERM"), ("INT", "SIGINT"), ("HUP", "SIGHUP")] {
         let (place, jobs) = place(3, "");
         place.work_script(&format!("[ $1 != job-2 ] || kill -{signal} $$"));
-        let ended = start(&place).wait();
+        let ended = place.start().wait();
         ended.assert_exit(3);
         let results = place.results();
         results.assert_exactly_once(&jobs);
@@ -451,7 +435,7 @@ fn commands_that_are_all_ended_from_outside_are_run_again_uncounted() {
     let (place, jobs) = place(4, "");
     let mut gate = place.gate();
     place.work_script("[ -e calm ] || : < gate");
-    let run = start(&place);
+    let run = place.start();
     for round in 1..=3 {
         run.until_started(4 * round);
         // All that runs the script, as a service manager ends all that is in its group.

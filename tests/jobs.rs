@@ -424,7 +424,7 @@ fn a_stop_under_full_load_loses_nothing() {
     place.write("jobs.txt", "300000\n".repeat(20_000));
     place.config("max_output = \"1KiB\"\n\n[buffer]\nflush_records = 1\n");
     place.work_script("head -c $1 /dev/zero");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_written(50);
     run.signal(Signal::TERM);
     let ended = run.wait();

@@ -169,7 +169,7 @@ fn a_child_that_is_stopped_does_not_hold_up_a_reload_for_ever() {
 #[test]
 fn a_start_that_fails_is_told_with_its_reason_and_never_as_ready() {
     let place = place(100_000);
-    let first = place.command(&["run", "pings.toml"]).start();
+    let first = place.start();
     first.until_started(1);
     let mut manager = Manager::at_path(&place);
     // What the first has started is not left over from the second.

@@ -178,7 +178,7 @@ fn stop_three_times(
 #[test]
 fn a_third_signal_kills_everything_and_the_spool_keeps_the_rest() {
     let (place, jobs, pipe) = place_with_a_full_pipe();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     stop_three_times(&place, &jobs, pipe, run, |run| run.signal(Signal::TERM));
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 use support::place::{OUTPUT, SPOOL};
-use support::{Balance, Ended, Handle, Place, Process, Running, Signal, WATCHDOG, wait_until};
+use support::{Balance, Ended, Handle, Place, Process, Signal, WATCHDOG, wait_until};
 
 /// Two processes of two threads.
 const WORKERS: usize = 2;
@@ -28,10 +28,6 @@ fn place(count: usize, body: &str) -> (Place, Vec<String>) {
     (place, jobs)
 }
 
-fn start(place: &Place) -> Running<'_> {
-    place.command(&["run", "pings.toml"]).start()
-}
-
 /// A run with all of its threads at work, and what was got hold of before main was killed.
 struct Orphans {
     workers: Vec<Handle>,
@@ -46,7 +42,7 @@ struct Orphans {
 
 /// Starts it, waits until its threads have jobs in hand, does `before`, and kills main.
 fn orphaned(place: &Place, before: impl FnOnce(&Handle, &[Handle])) -> Orphans {
-    let run = start(place);
+    let run = place.start();
     run.until_started(IN_HAND);
     let children = run.children(WORKERS);
     let named = |name: &str| -> Vec<Handle> {
@@ -101,7 +97,7 @@ impl Orphans {
 /// The next start runs what is left, and in the end each job has one result and nothing is left.
 #[track_caller]
 fn goes_on(place: &Place, jobs: &[String]) -> Ended {
-    let ended = start(place).wait();
+    let ended = place.start().wait();
     assert_whole(place, jobs, &ended);
     ended
 }
@@ -227,14 +223,14 @@ fn without_main_and_buffer_the_workers_finish_and_the_next_start_writes_their_re
 fn a_second_daemon_exits_with_75_at_once_while_main_lives_and_names_it() {
     let (place, jobs) = place(12, ": < gate");
     let mut gate = place.gate();
-    let run = start(&place);
+    let run = place.start();
     run.until_started(IN_HAND);
-    let second = start(&place).wait_for(GRACE);
+    let second = place.start().wait_for(GRACE);
     second.assert_exit_beside(75);
     assert!(second.stderr.contains(&format!("(pid {})", run.pid())), "{}", second.describe());
     // A main that is stopped is not dead.
     run.signal(Signal::STOP);
-    let third = start(&place).wait_for(GRACE);
+    let third = place.start().wait_for(GRACE);
     third.assert_exit_beside(75);
     assert!(third.stderr.contains(&format!("(pid {})", run.pid())), "{}", third.describe());
     run.signal(Signal::CONT);
@@ -248,7 +244,7 @@ fn a_start_while_only_orphans_live_says_so_waits_for_their_jobs_and_takes_over()
     let (place, jobs) = place(12, ": < gate");
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
-    let run = start(&place);
+    let run = place.start();
     let waits = run.until_logged("still ending; waiting for");
     assert_eq!(waits.level, "WARN");
     assert!(!orphans.workers.iter().any(Handle::has_ended), "they are left in peace");
@@ -273,7 +269,7 @@ fn an_output_that_somebody_is_about_to_let_go_of_is_waited_for() {
         l_pid: 0,
     };
     nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).expect("a lock");
-    let run = start(&place);
+    let run = place.start();
     let name = place.path(OUTPUT).canonicalize().expect("it is there");
     run.until("it has opened its output", |run| {
         let open = std::fs::read_dir(format!("/proc/{}/fd", run.pid())).ok()?;
@@ -291,7 +287,7 @@ fn a_start_ends_an_orphan_that_is_stopped_and_takes_over_within_the_deadline() {
     let orphans = orphaned(&place, |buffer, workers| {
         assert!(workers[0].send(Signal::STOP) && buffer.send(Signal::STOP));
     });
-    let run = start(&place);
+    let run = place.start();
     run.until_logged("still ending; waiting for");
     gate.open();
     run.until_logged("did not end in time; killing it");
@@ -307,7 +303,7 @@ fn two_starts_beside_orphans_don_t_share_the_spool_one_takes_over_and_the_other_
     let (place, jobs) = place(12, ": < gate");
     let mut gate = place.gate();
     let _orphans = orphaned(&place, |_, _| ());
-    let (one, two) = (start(&place), start(&place));
+    let (one, two) = (place.start(), place.start());
     one.until_logged("still ending; waiting for");
     two.until_logged("still ending; waiting for");
     gate.open();

@@ -32,7 +32,7 @@ fn each_role_has_its_name_in_ps() {
         return;
     }
     let (place, _) = place();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     let mut names = BTreeSet::new();
     for child in run.children(2) {
         let shown = tool("ps", &["-o", "comm=", "-p", &child.pid.to_string()]);
@@ -46,7 +46,7 @@ fn each_role_has_its_name_in_ps() {
 #[test]
 fn the_log_names_the_role_and_pid_of_each_process() {
     let (place, _) = place();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     let mut processes: BTreeSet<(String, i32)> =
         run.children(2).into_iter().map(|child| (child.comm, child.pid)).collect();
     processes.insert(("supervisor".to_owned(), run.supervisor().pid));
@@ -62,7 +62,7 @@ fn pgrep_finds_every_process_by_the_command_line() {
         return;
     }
     let (place, _) = place();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     let mut expected: BTreeSet<i32> = run.children(2).iter().map(|child| child.pid).collect();
     let main = run.supervisor();
     expected.insert(main.pid);
@@ -80,7 +80,7 @@ fn pgrep_finds_every_process_by_the_command_line() {
 #[test]
 fn each_worker_leads_a_session_of_its_own() {
     let (place, _) = place();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     let main = run.supervisor();
     for child in run.children(2) {
         let expected = if child.comm.starts_with("worker ") { child.pid } else { main.session };
@@ -92,7 +92,7 @@ fn each_worker_leads_a_session_of_its_own() {
 #[test]
 fn no_child_holds_a_channel_of_another_child() {
     let (place, _) = place();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(8);
     let children = run.children(2);
     let main = run.supervisor();
@@ -340,7 +340,7 @@ fn what_a_killed_worker_leaves_below_another_session_is_gone_while_others_go_on(
          fi\n: < gate",
     );
     let mut gate = place.gate();
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     let (inner, outer) = run.until("a tree of two sessions", |_| {
         let pid = std::fs::read_to_string(place.path("inner")).ok()?.trim().parse().ok()?;
         let inner = Process::read(pid)?;
@@ -363,7 +363,7 @@ fn what_a_killed_worker_leaves_below_another_session_is_gone_while_others_go_on(
 fn what_jobs_leave_behind_is_gone_after_a_stop_too() {
     let (place, _) = place();
     place.work_script("setsid sleep 1000 >/dev/null 2>&1 & sleep 0.05");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(10);
     stop(run);
 }

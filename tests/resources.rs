@@ -19,7 +19,7 @@ fn workers_and_their_commands_are_killed_first_when_memory_runs_out_and_nobody_e
     place.jobs(200);
     place.config("");
     place.work_script("cat /proc/self/oom_score_adj; [ -e calm ] || sleep 0.05");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_written(1);
     let ours = adjustment(&Process::read(std::process::id() as i32).expect("this process"));
     assert_eq!(adjustment(&run.supervisor()), ours);

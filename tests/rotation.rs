@@ -156,7 +156,7 @@ fn rotated_files_are_compressed_in_the_background_kept_as_many_as_asked_for_and_
     let mut gate = place.gate();
     place.write("jobs.txt", place.read("jobs.txt") + "last\n");
     place.work_script("[ $1 != last ] || : < gate");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(61);
     let packed = run.until("three compressed files, and no other", |_| {
         let rotated = place.rotated();
@@ -248,7 +248,7 @@ fn nobody_gets_an_output_that_was_rotated_while_its_buffer_is_dead_and_main_hold
     let place = Place::new();
     let mut gate = place.gate();
     rotating_at_a_gate(&place);
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(61);
     // Not in the middle of a rotation: the file that is being begun is nobody's for a moment.
     run.until("all but the last", |_| (place.everything().lines().count() == 60).then_some(()));

@@ -113,7 +113,7 @@ fn while_no_file_is_dropped_no_process_wakes_up_for_ten_seconds() {
     place.write("in/a", "text");
     let text = place.read("pings.toml").replace("lines = \"jobs.txt\"", "directory = \"in\"");
     place.write("pings.toml", text);
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until("the file is moved", |_| place.path("in/done/a").exists().then_some(()));
     assert_nobody_wakes(&run, Duration::from_secs(10));
     run.signal(Signal::TERM);

@@ -188,7 +188,7 @@ fn status_and_stop_follow_no_link_of_somebody_else_to_another_pipeline() {
     let (place, _) = place(4, "");
     let mut gate = place.gate();
     place.work_script(": < gate");
-    let running = place.command(&["run", "pings.toml"]).start();
+    let running = place.start();
     running.until_started(4);
     std::fs::create_dir(place.path("theirs")).expect("a directory");
     let planted = place.path("theirs/.results.jsonl.spool");

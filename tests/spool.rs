@@ -12,7 +12,7 @@ fn pending() -> (Place, Vec<String>) {
     let jobs = place.jobs(80);
     place.config("");
     place.work_script("[ -e calm ] || sleep 0.02");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(12);
     run.signal(Signal::TERM);
     run.wait().assert_exit(5);

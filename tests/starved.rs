@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
-use support::verdict::{Before, assert_no_stray_file};
+use support::verdict::goes_on;
 use support::{Balance, Ended, Freezer, Pids, Place, Running, Signal, log, needs};
 
 /// Two workers of two threads of the kind `ping`, with jobs that are done at once.
@@ -16,23 +16,8 @@ fn place(count: usize, tables: &str) -> (Place, Vec<String>) {
     (place, jobs)
 }
 
-fn start(place: &Place) -> Running<'_> {
-    place.command(&["run", "pings.toml"]).start()
-}
-
 fn limited<'a>(place: &'a Place, limit: &str, arguments: &[&str]) -> support::Launch<'a> {
     place.command(arguments).under(&["prlimit", limit, "--"])
-}
-
-/// Once there is enough, it comes to the end: each job has one result, and nothing is left.
-#[track_caller]
-fn goes_on(place: &Place, jobs: &[String]) {
-    let before = Before::of(place);
-    let ended = start(place).wait();
-    ended.assert_exit(0);
-    Balance::of(&ended.log()).assert_even();
-    assert_no_stray_file(place, &before, &ended);
-    place.results().assert_exactly_once(jobs);
 }
 
 // Descriptors.
@@ -80,7 +65,7 @@ fn what_is_kept_survives_a_start_with_too_few_descriptors() {
     let (place, jobs) = place(8, "");
     let mut gate = place.gate();
     place.work_script("[ -e calm ] || : < gate");
-    let run = start(&place);
+    let run = place.start();
     run.until_started(4);
     for process in run.of_program() {
         process.handle().map(|process| process.send(Signal::KILL));
@@ -169,7 +154,7 @@ fn a_worker_that_runs_out_of_descriptors_fails_the_jobs_in_hand_says_so_and_goes
         if keyword == "coprocess" {
             place.write("pings.toml", place.read("pings.toml").replace(command, coprocess));
         }
-        let run = start(&place);
+        let run = place.start();
         run.until("all threads to wait", |_| {
             (place.read("at-gate").lines().count() == 4).then_some(())
         });
@@ -344,24 +329,12 @@ const FROZEN: Duration = Duration::from_secs(6);
 #[track_caller]
 fn in_a_freezer<'a>(place: &'a Place, freezer: &Freezer) -> Running<'a> {
     place.work_script("[ -e calm ] || : < gate");
-    let run = start(place);
+    let run = place.start();
     run.until_started(4);
     for process in run.processes() {
         freezer.take(&process.handle().expect("a living process"));
     }
     run
-}
-
-/// From now on they take no new job.
-#[track_caller]
-fn until_both_workers_have_heard(run: &Running) {
-    run.until("both workers to have heard of it", |run| {
-        let log = run.log();
-        let heard = log.iter().filter(|line| {
-            line.role.starts_with("worker ") && line.message.starts_with("told to stop")
-        });
-        (heard.count() == 2).then_some(())
-    });
 }
 
 /// Each job was run once, nobody was killed, and all of it was in order.
@@ -413,7 +386,7 @@ fn a_stop_that_is_asked_for_while_all_is_frozen_is_an_ordered_one_when_it_is_tha
     run.signal(Signal::TERM);
     std::thread::sleep(FROZEN);
     freezer.thaw();
-    until_both_workers_have_heard(&run);
+    run.until_told_to_stop(2);
     place.write("calm", "");
     gate.open();
     let ended = run.wait();
@@ -434,7 +407,7 @@ fn a_stop_in_which_all_is_frozen_until_after_the_deadline_condemns_nobody() {
     let mut gate = place.gate();
     let run = in_a_freezer(&place, &freezer);
     run.signal(Signal::TERM);
-    until_both_workers_have_heard(&run);
+    run.until_told_to_stop(2);
     freezer.freeze();
     std::thread::sleep(FROZEN);
     place.write("calm", "");

@@ -24,7 +24,7 @@ fn place(jobs: usize) -> (Place, Gate) {
 
 /// Starts it, and waits until ten results are written and all threads wait at the gate.
 fn start(place: &Place) -> Running<'_> {
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(10 + IN_HAND);
     run.until_written(10);
     run
@@ -259,7 +259,7 @@ fn a_stop_is_shown_with_the_time_that_is_left_and_is_no_illness() {
 fn its_numbers_are_those_of_the_balance_in_the_log() {
     let (place, mut gate) = place(30);
     place.write("work.sh", "case $1 in job-?|job-10) ;; *) : < gate ;; esac\n[ $1 != job-7 ]\n");
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_written(10);
     until(&place, "four in hand", |seen| seen["jobs"]["in_hand"] == IN_HAND);
     run.signal(Signal::TERM);

@@ -30,7 +30,7 @@ fn gated(tables: &str) -> (Place, Gate) {
 
 /// Starts it, and waits until all threads have a job in hand.
 fn start(place: &Place) -> Running<'_> {
-    let run = place.command(&["run", "pings.toml"]).start();
+    let run = place.start();
     run.until_started(IN_HAND);
     run
 }

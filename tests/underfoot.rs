@@ -18,10 +18,6 @@ fn place(jobs: usize) -> (Place, Vec<String>) {
     (place, jobs)
 }
 
-fn start(place: &Place) -> Running<'_> {
-    place.command(&["run", "pings.toml"]).start()
-}
-
 fn seqs(text: &str, ended: &Ended) -> Vec<u64> {
     let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["seq"].as_u64();
     let number = |line| number(line).unwrap_or_else(|| panic!("{line:?}\n{}", ended.describe()));
@@ -45,7 +41,7 @@ fn lines(text: &str) -> usize {
 fn an_output_that_is_removed_is_said_to_be_and_gone_on_with_in_a_new_file() {
     let (place, jobs) = place(200);
     let mut gate = place.gate();
-    let run = start(&place);
+    let run = place.start();
     run.until_written(20);
     std::fs::remove_file(place.path(OUTPUT)).expect("remove it");
     run.until_logged("was removed, and what was written to it is gone with it");
@@ -64,7 +60,7 @@ fn an_output_that_is_removed_is_said_to_be_and_gone_on_with_in_a_new_file() {
 fn an_output_that_is_moved_is_written_to_under_its_other_name_until_the_end() {
     let (place, jobs) = place(200);
     let mut gate = place.gate();
-    let run = start(&place);
+    let run = place.start();
     run.until_written(20);
     std::fs::rename(place.path(OUTPUT), place.path("moved")).expect("move it");
     until_all_but_one(&run, &jobs, || lines(&place.read("moved")));
@@ -81,7 +77,7 @@ fn an_output_that_is_cut_is_said_to_be_and_gone_on_with_at_its_end() {
     for cut in ["0", "1000"] {
         let (place, jobs) = place(200);
         let mut gate = place.gate();
-        let run = start(&place);
+        let run = place.start();
         run.until_written(40);
         let output = place.path(OUTPUT);
         assert!(tool("truncate", &["-s", cut, output.to_str().expect("UTF-8")]).status.success());
@@ -158,7 +154,7 @@ fn a_spool_that_is_cut_while_it_is_mapped_ends_the_run_with_74_and_not_in_a_cras
         let (place, jobs) = place(2000);
         let tables = "[spool]\nlane = \"64KiB\"\njobs = 16\njob_bytes = 64\n";
         place.write("pings.toml", place.read("pings.toml") + tables);
-        let run = start(&place);
+        let run = place.start();
         run.until_written(20);
         let spool = place.path(SPOOL);
         assert!(tool("truncate", &["-s", bytes, spool.to_str().expect("UTF-8")]).status.success());
@@ -174,7 +170,7 @@ fn a_spool_that_is_cut_while_it_is_mapped_ends_the_run_with_74_and_not_in_a_cras
         assert!(told, "{}", context());
         assert!(!fast || ended.stderr.contains("the spool was cut while it is in use"));
         place.results().assert_at_most_once(&jobs);
-        let again = start(&place).wait();
+        let again = place.start().wait();
         again.assert_exit(74);
         assert!(again.stderr.contains("nothing was touched"), "{}", again.describe());
         std::fs::rename(spool, place.path("away")).expect("move it away");
@@ -188,7 +184,7 @@ fn a_spool_that_is_removed_or_moved_is_said_to_be_and_is_there_again_at_the_end(
         // Looked for once a second: more jobs than are done by then.
         let (place, jobs) = place(2000);
         let _gate = place.gate();
-        let run = start(&place);
+        let run = place.start();
         run.until_written(20);
         let inode = |name: &str| {
             use std::os::unix::fs::MetadataExt;
@@ -210,7 +206,7 @@ fn a_spool_that_is_removed_or_moved_is_said_to_be_and_is_there_again_at_the_end(
         assert_eq!(ended.stderr.matches(" ERROR ").count(), 1, "{}", ended.describe());
         assert!(inode(SPOOL).is_some() && inode(SPOOL) != before);
         place.write("work.sh", "echo \"$1\" >>started.txt\n");
-        let again = start(&place).wait();
+        let again = place.start().wait();
         again.assert_exit(0);
         assert!(again.stderr.contains("going on behind job "), "{}", again.describe());
         place.results().assert_exactly_once(&jobs);
@@ -226,7 +222,7 @@ fn a_spool_whose_place_is_taken_at_the_end_is_an_error_with_74_that_says_what_is
     {
         let (place, _) = place(400);
         let _gate = place.gate();
-        let run = start(&place);
+        let run = place.start();
         run.until_written(20);
         let (spool, other) = (place.path(SPOOL), place.path("elsewhere"));
         std::fs::rename(&spool, &other).expect("moved");

@@ -186,6 +186,12 @@ impl Place {
         }
     }
 
+    /// Starts `procsig run pings.toml`.
+    #[track_caller]
+    pub fn start(&self) -> Running<'_> {
+        self.command(&["run", "pings.toml"]).start()
+    }
+
     /// `procsig run -o out.jsonl` with these options and this command, not started yet.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Launch<'_> {
         self.command(&[&["run", "-o", OUTPUT], options, &["--"], command].concat())

@@ -149,6 +149,19 @@ impl<'a> Running<'a> {
         })
     }
 
+    /// Waits until so many workers have heard of the stop, which they say in the log at the level `debug`:
+    /// from now on they take no new job.
+    #[track_caller]
+    pub fn until_told_to_stop(&self, workers: usize) {
+        self.until(&format!("{workers} workers to have heard of the stop"), |run| {
+            let log = run.log();
+            let heard = log.iter().filter(|line| {
+                line.role.starts_with("worker ") && line.message.starts_with("told to stop")
+            });
+            (heard.count() == workers).then_some(())
+        });
+    }
+
     /// Waits until at least so many jobs have started (see [`Place::work_script`]).
     #[track_caller]
     pub fn until_started(&self, jobs: usize) {

@@ -86,6 +86,19 @@ pub fn assert_no_stray_file(place: &Place, before: &Before, ended: &Ended) {
     assert!(stray.is_empty(), "files left behind: {stray:?}\n{}", ended.describe());
 }
 
+/// Started undisturbed, by its configuration, it comes to the end: each job has one result, and nothing
+/// is left.
+#[track_caller]
+pub fn goes_on(place: &Place, jobs: &[String]) -> Ended {
+    let before = Before::of(place);
+    let ended = place.start().wait();
+    ended.assert_exit(0);
+    Balance::of(&ended.log()).assert_even();
+    assert_no_stray_file(place, &before, &ended);
+    place.results().assert_exactly_once(jobs);
+    ended
+}
+
 /// Starts it again without a signal: it goes on where it was stopped, and in the end each job is
 /// in the output exactly once.
 #[track_caller]
