@@ -1,6 +1,8 @@
 //! From `emit` to the line in the file, and a pipe there and back for comparison.
 
 use procsig::{Emitter, Pipeline, Stop, config};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -63,16 +65,50 @@ pub fn measure(output: &Path, records: u64) -> ExitCode {
         .into()
 }
 
-/// Microseconds of a byte through a pipe to another process and back, so many times.
+/// Microseconds of a byte through a pipe to another process and back, so many times. Both ends are where
+/// the scheduler puts them: mostly on one processor.
 ///
 /// # Errors
 /// What the system says.
 pub fn pipe(bytes: u64) -> io::Result<Vec<f64>> {
+    there_and_back(bytes, None)
+}
+
+/// The same, with the two ends on two processors. `None` if there is only one.
+///
+/// # Errors
+/// What the system says.
+pub fn pipe_between_processors(bytes: u64) -> io::Result<Option<Vec<f64>>> {
+    let allowed = sched_getaffinity(None)?;
+    let mut processors = (0..CpuSet::MAX_CPU).filter(|number| allowed.is_set(*number));
+    let (Some(here), Some(there)) = (processors.next(), processors.next()) else {
+        return Ok(None);
+    };
+    // A thread of its own, so that nothing else is kept on one processor.
+    std::thread::scope(|scope| {
+        let measure = scope.spawn(|| {
+            sched_setaffinity(None, &only(here))?;
+            there_and_back(bytes, Some(only(there)))
+        });
+        measure.join().map_err(|_| io::Error::other("the measurement has panicked"))?.map(Some)
+    })
+}
+
+fn only(processor: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    set
+}
+
+fn there_and_back(bytes: u64, echo_on: Option<CpuSet>) -> io::Result<Vec<f64>> {
     let mut echo = Command::new(std::env::current_exe()?)
         .arg("echo")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
+    if let Some(set) = echo_on {
+        sched_setaffinity(Some(Pid::from_child(&echo)), &set)?;
+    }
     let mut there = echo.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut back = echo.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut times = Vec::new();

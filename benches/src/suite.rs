@@ -273,24 +273,43 @@ impl Suite {
 
     fn latency(&mut self) -> io::Result<()> {
         self.begin("Latency, from emit to the line in the file");
-        let (folder, count) = (self.plan.disk.clone(), self.plan.scale.latencies);
         for loaded in [false, true] {
             let _load = loaded.then(latency::Load::start).transpose()?;
             let state = if loaded { "both processors busy" } else { "quiet" };
-            let (mut ours, mut theirs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-            for _ in 0..self.plan.rounds {
-                let (times, pipe) = (latency::procsig(&folder, count)?, latency::pipe(count)?);
-                for (index, part) in [0.5, 0.999].into_iter().enumerate() {
-                    ours[index].push(percentile(&times, part));
-                    theirs[index].push(percentile(&pipe, part));
-                }
+            self.latency_beside("a pipe there and back", state, |count| {
+                latency::pipe(count).map(Some)
+            })?;
+            self.latency_beside(
+                "a pipe there and back between two processors",
+                state,
+                latency::pipe_between_processors,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// `theirs`: as many times; `None` if they can't be measured here.
+    fn latency_beside(
+        &mut self,
+        peer: &str,
+        state: &str,
+        theirs: impl Fn(u64) -> io::Result<Option<Vec<f64>>>,
+    ) -> io::Result<()> {
+        const PARTS: [(&str, f64); 2] = [("median", 0.5), ("99.9 %", 0.999)];
+        let count = self.plan.scale.latencies;
+        let (mut ours, mut others) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for _ in 0..self.plan.rounds {
+            let times = latency::procsig(&self.plan.disk, count)?;
+            let Some(other) = theirs(count)? else { return Ok(()) };
+            for (index, (_, part)) in PARTS.into_iter().enumerate() {
+                ours[index].push(percentile(&times, part));
+                others[index].push(percentile(&other, part));
             }
-            let measure = |goal| Measure { unit: "µs", better: Better::Lower, goal };
-            let parts = [("median", (!loaded).then_some(2.0)), ("99.9 %", None)];
-            for (((part, goal), ours), theirs) in parts.into_iter().zip(ours).zip(theirs) {
-                let what = format!("{part}, {state}");
-                self.row(&what, "a pipe there and back", measure(goal), ours, theirs);
-            }
+        }
+        for (((name, part), ours), others) in PARTS.into_iter().zip(ours).zip(others) {
+            let goal = (state == "quiet" && part == 0.5).then_some(2.0);
+            let measure = Measure { unit: "µs", better: Better::Lower, goal };
+            self.row(&format!("{name}, {state}"), peer, measure, ours, others);
         }
         Ok(())
     }
