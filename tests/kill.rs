@@ -48,7 +48,7 @@ impl Settings {
         // of those before, and a busy machine would take minutes.
         let rotate = match pick(&[0, 0, 2000, 10_000, 50_000]) {
             0 => 0,
-            bytes => bytes.max(count),
+            bytes => bytes.max(4 * count),
         };
         let compress = pick(&[0, 1]);
         let text = format!(
@@ -77,11 +77,15 @@ fn tell(test: &'static str, story: impl Fn(&mut Tally, u64)) {
     for number in first.. {
         story(&mut tally, number);
         tally.note("stories");
-        if tally.kills() >= half {
-            break;
+        if tally.kills() < half {
+            continue;
+        }
+        match tally.missing() {
+            None => break,
+            // What is rare may be missing by chance in as many, and not in three times as many.
+            Some(missing) => assert!(tally.kills() < 3 * half, "{missing}"),
         }
     }
-    tally.assert_every_kind();
 }
 
 /// Lets a story come to the end of its list, or of its producers.
