@@ -222,8 +222,8 @@ pub struct Rotation {
     pub every: Option<Duration>,
     /// So many are kept, 1 or more, and older ones removed; `None`: all.
     pub keep: Option<u32>,
-    /// What those set aside are compressed with, in the background. A stop does not wait for it; the
-    /// next start goes on.
+    /// What those set aside are compressed with, in the background. A stop gives it a second at the most;
+    /// the next start goes on.
     pub compress: Option<Compression>,
 }
 

@@ -460,8 +460,8 @@ fn conclude(launch: &Launch, verdict: supervisor::Verdict) -> Result<Report, Err
     let stop = now.saturating_sub(verdict.stop_began).as_secs_f64();
     let run = now.saturating_sub(verdict.began).as_secs_f64();
     crate::log::flush();
-    log::info!(
-        "done in {stop:.3}s: {balance}; the run took {run:.3} s, the stop {stop:.3} s of it"
-    );
+    log::info!("the run took {run:.3} s, the stop {stop:.3} s of it");
+    // The last words; scripts read them.
+    log::info!("done in {stop:.3}s: {balance}");
     Ok(Report { balance, exit, cause })
 }

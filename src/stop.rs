@@ -17,6 +17,8 @@ struct Inner {
     word: AtomicU32,
     /// When it was asked for, in nanoseconds; 0: not yet.
     since: AtomicU64,
+    /// When whoever has not ended is killed, in nanoseconds; 0: nobody has said so.
+    deadline: AtomicU64,
     /// 1: files are to be opened anew.
     reopen: AtomicU32,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -25,8 +27,9 @@ struct Inner {
 impl Stop {
     /// `wake` wakes whoever sleeps on something else than this.
     pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Stop {
-        let (word, since, reopen) = (AtomicU32::new(0), AtomicU64::new(0), AtomicU32::new(0));
-        Stop(Arc::new(Inner { word, since, reopen, wake: Box::new(wake) }))
+        let (word, reopen) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (since, deadline) = (AtomicU64::new(0), AtomicU64::new(0));
+        Stop(Arc::new(Inner { word, since, deadline, reopen, wake: Box::new(wake) }))
     }
 
     /// Has a stop been asked for?
@@ -80,6 +83,21 @@ impl Stop {
         }
     }
 
+    /// Asks for the stop; whoever has not ended at `deadline` (on the monotonic clock, in nanoseconds) is
+    /// killed.
+    pub(crate) fn request_until(&self, deadline: u64) {
+        self.0.deadline.store(deadline.max(1), Ordering::SeqCst);
+        self.request();
+    }
+
+    /// How long it is until the deadline; `None`: there is none, or none was named.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        match self.0.deadline.load(Ordering::SeqCst) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos).saturating_sub(clock::now())),
+        }
+    }
+
     /// Asks for the stop and wakes all who wait.
     pub(crate) fn request(&self) {
         let now = clock::nanos(clock::now()).max(1);
@@ -100,6 +118,19 @@ impl std::fmt::Debug for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_is_left_is_that_until_the_deadline_that_was_named() {
+        let stop = Stop::new(|| {});
+        stop.request();
+        assert_eq!(stop.time_left(), None);
+        let hour = Duration::from_secs(3600);
+        stop.request_until(clock::nanos(clock::now() + hour));
+        let left = stop.time_left().expect("a deadline");
+        assert!(left <= hour && left > hour / 2, "{left:?}");
+        stop.request_until(clock::nanos(clock::now()) - 1);
+        assert_eq!(stop.time_left(), Some(Duration::ZERO));
+    }
 
     #[test]
     fn a_waiter_hears_the_stop_at_once() {

@@ -340,6 +340,55 @@ fn a_fresh_run_forgets_the_jobs_and_keeps_what_was_written() {
     assert!(!ended.stderr.contains("was done to its end before"), "{}", ended.describe());
 }
 
+/// Everything was killed with records in the spool that were not written.
+#[test]
+fn a_fresh_run_of_another_command_writes_the_records_of_the_one_before_to_the_same_output_only() {
+    let place = Place::new();
+    let jobs = place.jobs(60);
+    place.config("[buffer]\nflush_records = 1000000\nflush_after = \"1h\"\n");
+    place.work_script("[ -e calm ] || sleep 0.02; echo old");
+    let run = place.start();
+    run.until_started(12);
+    // Main last, and deaf: nobody is to be started again, nor to write since it is gone.
+    run.signal(Signal::STOP);
+    for process in run.of_program().iter().rev() {
+        process.handle().map(|process| process.send(Signal::KILL));
+    }
+    run.wait_for_main();
+    assert_eq!(place.results().len(), 0, "all of it is in the spool");
+    let files = || (bytes(&place.path(OUTPUT)), bytes(&place.path(SPOOL)), place.files());
+    let old = place.read("pings.toml");
+    let new = old.replace("\"work.sh\"", "\"-c\", \"echo new\"");
+    let elsewhere =
+        new.replace("out.jsonl", "other.jsonl") + "[spool]\nfile = \".out.jsonl.spool\"\n";
+    for (config, options, may_begin_anew) in
+        [(&new, &[][..], true), (&elsewhere, &[], false), (&elsewhere, &["--fresh"], false)]
+    {
+        place.write("pings.toml", config);
+        let before = files();
+        let ended = place.command(&[&["run", "pings.toml"], options].concat()).finish();
+        // Commands of the first run may be at work still.
+        ended.assert_exit_beside(78);
+        assert_eq!(ended.stderr.contains("--fresh"), may_begin_anew, "{}", ended.describe());
+        assert!(files() == before, "something was touched\n{}", ended.describe());
+    }
+    place.write("pings.toml", &new);
+    place.command(&["run", "pings.toml", "--fresh"]).finish().assert_exit(0);
+    let results = place.results();
+    let of = |what: &str| {
+        let is_of = |line: &&serde_json::Value| line["stdout"] == format!("{what}\n");
+        let mut seqs: Vec<u64> =
+            results.lines.iter().filter(is_of).filter_map(|line| line["seq"].as_u64()).collect();
+        seqs.sort_unstable();
+        seqs
+    };
+    assert_eq!(of("new"), (1..=jobs.len() as u64).collect::<Vec<_>>());
+    let old = of("old");
+    assert!((8..=60).contains(&old.len()), "{} records of the first run", old.len());
+    assert!(old.is_sorted_by(|one, next| one < next), "{old:?}");
+    assert_eq!(results.len(), jobs.len() + old.len());
+}
+
 #[test]
 fn lines_of_the_log_can_be_json() {
     let (place, _) = place();

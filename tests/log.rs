@@ -320,6 +320,7 @@ fn thousands_of_jobs_that_fail_leave_the_first_of_them_and_their_number_in_the_l
     log::assert_nothing_out_of_order(&log);
     let last = log.last().expect("a line");
     assert!(last.message.starts_with("done in "), "{last:?}");
+    assert!(log[log.len() - 2].message.starts_with("the run took "), "{}", ended.describe());
     // Who wants to see each of them can.
     place.write("say.toml", place.read("say.toml") + "[log]\nlevel = \"debug\"\n");
     let ended = place.command(&["run", "say.toml", "--fresh"]).finish();

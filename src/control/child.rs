@@ -199,7 +199,7 @@ where
                     let left = deadline.saturating_sub(clock::nanos(clock::now()));
                     log::debug!("told to stop, {:.3} s left", left as f64 / 1e9);
                     crate::log::hurry();
-                    stop.request();
+                    stop.request_until(deadline);
                     // Who does not end in time is killed, and says no more.
                     crate::log::flush();
                 }

@@ -25,6 +25,9 @@ pub(crate) struct About {
     /// Where results go: a file, unless `own_sink`.
     pub output: String,
     pub own_sink: bool,
+    /// How records look there; empty if it was not written down.
+    #[serde(default)]
+    pub format: String,
     pub dead_letters: Option<String>,
     /// Without it the log goes to standard error.
     pub log_file: Option<String>,
@@ -74,6 +77,7 @@ impl About {
             finite: config.jobs.as_ref().is_some_and(config::Jobs::is_finite),
             own_sink: own_sink.is_some(),
             output: own_sink.unwrap_or_else(|| absolute(&config.output.file)),
+            format: format!("{:?}", config.output.format),
             dead_letters: config.dead_letters.as_deref().map(absolute),
             log_file: config.log.file.as_deref().map(absolute),
             kinds: kinds.map(|(worker, takes_jobs)| Kind::of(worker, takes_jobs)).collect(),
@@ -81,6 +85,18 @@ impl About {
             flush_bytes: config.buffer.flush_bytes,
             flush_after_seconds: config.buffer.flush_after.as_secs_f64(),
         }
+    }
+
+    /// Are the files that it writes those of this configuration, and are they written alike? Never of
+    /// what is no file.
+    pub(crate) fn has_files_of(&self, config: &Config) -> bool {
+        let is_file = !matches!(config.output.format, Format::Own(_) | Format::Sqlite { .. });
+        let dead_letters = config.dead_letters.as_deref().map(absolute);
+        is_file
+            && !self.own_sink
+            && self.output == absolute(&config.output.file)
+            && self.format == format!("{:?}", config.output.format)
+            && self.dead_letters == dead_letters
     }
 
     /// Writes it into the spool. Killed half-way, there is none.
@@ -137,7 +153,7 @@ impl About {
     fn cut(&mut self, limit: usize) {
         let names = self.kinds.iter_mut().map(|kind| &mut kind.name);
         let some = [&mut self.jobs, &mut self.dead_letters, &mut self.log_file];
-        let texts = [&mut self.name, &mut self.output].into_iter().chain(names);
+        let texts = [&mut self.name, &mut self.output, &mut self.format].into_iter().chain(names);
         // A name of 64 bytes stays as it is.
         texts.chain(some.into_iter().flatten()).for_each(|text| cut(text, limit.max(64)));
     }

@@ -141,7 +141,7 @@ impl std::fmt::Display for Balance {
         write!(
             formatter,
             "{} published + {} kept before = {} written + {} dead letters + {} kept{}; jobs: {} \
-             done, {} failed, {}{} left",
+             done, {} failed, {} left{}",
             self.published,
             self.kept_before,
             self.written,

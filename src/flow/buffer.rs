@@ -33,6 +33,9 @@ const BATCH_BYTES: usize = 256 << 10;
 /// The same, where each batch is synced.
 const SYNCED_BATCH_BYTES: usize = 1 << 20;
 
+/// How long a stop waits at the most, once everything is synced, for what the next start could do as well.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// When to write and when to sync.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
@@ -86,7 +89,9 @@ pub(crate) fn run(
     buffer.close_books();
     buffer.go_on_after(Buffer::look_at_places)?;
     buffer.go_on_after(Buffer::sync_last)?;
-    buffer.sinks.output.close();
+    // Who is in time may use a part of what is left.
+    let patience = stop.time_left().map_or(Duration::ZERO, |left| (left / 4).min(PATIENCE));
+    buffer.sinks.output.close(patience);
     if buffer.insane.contains(&true) {
         let message = "a lane has a tail that no worker can have stored; what is behind it is \
                        looked through by the next start";

@@ -1,6 +1,7 @@
 //! Before anything is started: the output is opened and locked, the spool opened or built, and
 //! what an earlier run has kept in it is looked at.
 
+use super::about::About;
 use super::buffer::Policy;
 use super::exposed;
 use super::format;
@@ -121,10 +122,12 @@ pub(crate) fn prepare(
     let geometry = geometry(config)?;
     let fingerprint = fingerprint(config);
     let existing = Spool::open(&path)?;
-    let mut keeps = false;
+    let (mut keeps, mut is_foreign) = (false, false);
     if let Some(spool) = &existing {
-        check_kept(spool, fingerprint, config)?;
-        keeps = !spool.is_closed() && spool.has_fingerprint(fingerprint);
+        // Of another pipeline only with `--fresh`, and with the same files to write it to.
+        let left = check_kept(spool, fingerprint, config)?;
+        is_foreign = left.records && !spool.has_fingerprint(fingerprint);
+        keeps = !spool.is_closed() && (is_foreign || spool.has_fingerprint(fingerprint));
     }
     let mut outputs = Outputs::open(config, own)?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
@@ -143,6 +146,7 @@ pub(crate) fn prepare(
             }
         })?;
         match &config.jobs {
+            _ if is_foreign => {}
             Some(Origin::List(list)) if !same_boot => refill(spool, list)?,
             Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => {
                 settle_slots(spool, acknowledged)?
@@ -150,9 +154,13 @@ pub(crate) fn prepare(
             Some(_) | None => {}
         }
         give_up_damaged(spool);
+        if is_foreign {
+            // While it is still theirs: none of their jobs is ever in a spool of ours.
+            forget(spool, false);
+        }
     }
     let spool = match existing {
-        Some(spool) if keeps && spool.layout.geometry == geometry => spool,
+        Some(spool) if keeps && !is_foreign && spool.layout.geometry == geometry => spool,
         Some(spool) if keeps => {
             let policy = Policy { flush: config.buffer, sync: config.output.sync };
             let plan = Plan { geometry, fingerprint, with_done: acknowledged };
@@ -388,15 +396,18 @@ impl Kept {
     }
 }
 
-/// Yesterday's jobs must never go through today's command.
-fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Error> {
+/// Yesterday's jobs must never go through today's command. What is kept, if we may go on with it or
+/// forget it.
+fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<Kept, Error> {
     let kept = Kept::of(spool);
     if kept.is_nothing() || spool.has_fingerprint(fingerprint) {
-        return Ok(());
+        return Ok(kept);
     }
-    let only_jobs = !kept.records;
-    if config.fresh && only_jobs {
-        return Ok(());
+    // Jobs can be forgotten. Published records can't: they go where they were to go, or nowhere.
+    let may_begin_anew =
+        !kept.records || About::load(spool).is_some_and(|about| about.has_files_of(config));
+    if config.fresh && may_begin_anew {
+        return Ok(kept);
     }
     let what = match &kept.list {
         Some(position) => format!(
@@ -409,7 +420,11 @@ fn check_kept(spool: &Spool, fingerprint: u64, config: &Config) -> Result<(), Er
     let why = "of another pipeline (other jobs, another command, another \
                output or other dead letters): run that one \
                again to finish it";
-    let fresh = if only_jobs { ", begin anew with --fresh to forget it" } else { "" };
+    let fresh = match (may_begin_anew, kept.records) {
+        (false, _) => "",
+        (true, false) => ", begin anew with --fresh to forget it",
+        (true, true) => ", begin anew with --fresh to forget the jobs and write the records",
+    };
     Err(Error::Config(format!(
         "{}: this spool holds pending work ({what}{records}) {why}{fresh}, or name another spool \
          with --spool. Nothing was touched",

@@ -1,4 +1,5 @@
-//! A spool of another size: with other numbers of workers or jobs, or another size of lanes.
+//! A spool of another size: with other numbers of workers or jobs, or another size of lanes. Or of a
+//! pipeline whose jobs are forgotten, and whose records are still to be written.
 //!
 //! A spool never changes its size. So what is published in the old one is written to the output
 //! first, by its own books; then a new one is built, the jobs that are not done and the place in
@@ -79,8 +80,12 @@ pub(crate) fn rebuild(
     // After a power loss the books may go back by what is lost.
     let written = totals.results.saturating_sub(before);
     let (_, position) = ListPosition::load(old);
+    let why = match old.layout.geometry == geometry {
+        true => "for another pipeline",
+        false => "in another size",
+    };
     log::info!(
-        "{}: built anew in another size: {written} records written before, {} jobs kept",
+        "{}: built anew {why}: {written} records written before, {} jobs kept",
         path.display(),
         kept.len()
     );

@@ -158,13 +158,9 @@ impl Balance {
         };
         let (done, rest) = rest.split_once(" done, ")?;
         let (failed, left) = rest.split_once(" failed, ")?;
-        let (left, times) = left.split_once(" left; the run took ")?;
-        let (run, stop) = times.strip_suffix(" s of it")?.split_once(" s, the stop ")?;
-        assert_eq!(stop, seconds, "{message}");
-        assert!(run.parse::<f64>().ok()? >= stop.parse().ok()?, "{message}");
-        let (left, or_more) = match left.strip_suffix(" or more") {
+        let (left, or_more) = match left.strip_suffix(" left or more") {
             Some(left) => (left, true),
-            None => (left, false),
+            None => (left.strip_suffix(" left")?, false),
         };
         Some(Balance {
             seconds: seconds.parse().ok()?,

@@ -228,15 +228,20 @@ impl Resolver<'_> {
         let raw = table.get().unwrap_or(&nothing);
         let deadline = self.overrides.deadline.or(raw.deadline.get().copied());
         let deadline = deadline.unwrap_or(default.deadline);
+        // A short deadline says nothing about its parts: workers get three quarters of it.
+        let quarter = deadline / 4;
         let Some((reserve, origin)) = raw.flush_reserve.with_origin() else {
-            // A short deadline says nothing about its parts: workers get three quarters of it.
-            let flush_reserve = match deadline <= default.flush_reserve {
-                true => deadline / 4,
-                false => default.flush_reserve,
-            };
+            let is_short = deadline <= default.flush_reserve;
+            let flush_reserve = if is_short { quarter } else { default.flush_reserve };
             return Shutdown { deadline, flush_reserve };
         };
         let is_deadline_unusable = raw.deadline.is_given() && raw.deadline.get().is_none();
+        if *reserve >= deadline && self.overrides.deadline.is_some() {
+            let what = format!("{reserve:?} is not less than the --deadline of {deadline:?}");
+            let help = format!("a quarter of it, {quarter:?}, is kept for the flush");
+            self.warning(origin, Wrong::new(what).help(help));
+            return Shutdown { deadline, flush_reserve: quarter };
+        }
         if *reserve >= deadline && !is_deadline_unusable {
             let wrong = Wrong::of(format!("{reserve:?}"), "is not less than the deadline")
                 .allowed(format!("less than the deadline of {deadline:?}, of which it is the end"));
@@ -303,7 +308,7 @@ impl Resolver<'_> {
             let what = format!("a lane of {bytes} bytes can be too small for one result");
             let help = format!(
                 "workers.{}.max_output allows {} bytes of standard output and as many of standard \
-                 error; a job with more than fits has failed",
+                 error; of more than fits the rest is cut off, and marked as cut",
                 worker.name, worker.max_output
             );
             let what = Wrong::new(what).help(help);

@@ -295,6 +295,20 @@ fn a_worker_does_exactly_one_thing() {
     assert!(with("command = [\"cat\"]\nenv = { \"A=B\" = \"\" }").contains("'='"));
 }
 
+/// The option overrides its key, and is not wrong because of another key of the file.
+#[test]
+fn a_deadline_of_the_command_line_that_is_shorter_than_the_reserve_leaves_a_quarter_and_says_so() {
+    let files = Files::new(&format!("{WORKER}[shutdown]\nflush_reserve = \"2s\"\n"));
+    for (seconds, reserve, warnings) in [(2, 500, 1), (1, 250, 1), (3, 2000, 0)] {
+        let deadline = Some(Duration::from_secs(seconds));
+        let loaded = files.load_with(&Overrides { deadline, ..Overrides::default() }).unwrap();
+        assert_eq!(loaded.config.shutdown.flush_reserve, Duration::from_millis(reserve));
+        let said: Vec<String> = loaded.warnings.lines().map(|line| line.to_string()).collect();
+        assert_eq!(said.len(), warnings, "{said:?}");
+        assert!(said.iter().all(|it| it.contains("shutdown.flush_reserve: 2s is not less than")));
+    }
+}
+
 #[test]
 fn a_short_deadline_leaves_a_quarter_for_the_flush() {
     let shutdown = |lines: &str| load_text(&format!("{WORKER}[shutdown]\n{lines}")).shutdown;

@@ -492,8 +492,8 @@ impl Sink for FileSink {
         self.compress();
     }
 
-    fn close(&mut self) {
-        self.stop_compressing();
+    fn close(&mut self, patience: Duration) {
+        self.finish_compressing(patience);
     }
 
     fn tidy(&mut self) {

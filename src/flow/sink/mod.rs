@@ -168,8 +168,8 @@ pub(crate) trait Sink {
     /// to do then. Nothing is promised by it.
     fn begin_write_back(&mut self) {}
 
-    /// Lets go of it, once everything is synced.
-    fn close(&mut self) {}
+    /// Lets go of it, once everything is synced. What can be done later as well may take so long.
+    fn close(&mut self, _patience: Duration) {}
 
     /// Where the next byte goes, as far as is known; `None` for a sink that has no place, such as
     /// a pipe.

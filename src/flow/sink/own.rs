@@ -436,7 +436,7 @@ impl<T: DeserializeOwned, S: Sink<T>> Bytes for OwnSink<T, S> {
         Ok(())
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _patience: Duration) {
         if let Err(message) = caught(|| drop(self.sink.take())) {
             log::error!("{}: {message}", self.name);
         }

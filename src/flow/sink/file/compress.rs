@@ -1,7 +1,7 @@
 //! Rotated files are compressed in the background, one at a time, by a thread of the buffer's process.
 //!
-//! The thread gives way to all others, and ends with its process, in whatever it is doing: a stop
-//! waits for none of it, and what is not done is done after the next rotation or the next start.
+//! The thread gives way to all others, and ends with its process, in whatever it is doing: a stop gives
+//! it a moment, and what is not done then is done after the next rotation or the next start.
 //!
 //! # Steps, each of which may be the last
 //! 1. what an earlier thread has left half done (`NAME.zst.part`) is removed
@@ -22,7 +22,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 256 << 10;
@@ -36,11 +37,20 @@ pub(super) struct Compressor {
     turn: Arc<Turn>,
 }
 
-/// Who may give files names, the thread or its stop.
+/// Who may give files names, the thread or its stop; and how much the thread has to do.
 #[derive(Debug, Default)]
 struct Turn {
     stopped: AtomicBool,
     naming: Mutex<()>,
+    asked: Mutex<Asked>,
+    is_done: Condvar,
+}
+
+/// How often the thread was told that there may be something, and up to which of them it has looked.
+#[derive(Debug, Default)]
+struct Asked {
+    told: u64,
+    done: u64,
 }
 
 impl Turn {
@@ -50,6 +60,10 @@ impl Turn {
 
     fn take(&self) -> MutexGuard<'_, ()> {
         self.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For the thread: unless it is to stop.
@@ -78,13 +92,16 @@ impl Compressor {
 
     /// There is something to be compressed, or may be.
     pub(super) fn tell(&self) {
+        self.turn.asked().told += 1;
         // If the thread has ended, which nothing but a panic makes it do, files stay as they are.
         let _told = self.rotated.send(());
     }
 
-    /// From now on nothing is begun, and what is half done is removed. Waits for no more than a file
-    /// that is being given its name.
-    pub(super) fn stop(&self, names: &Names) {
+    /// Waits until all is done, but not longer than `patience`. From then on nothing is begun, and what
+    /// is half done is removed.
+    pub(super) fn finish(&self, patience: Duration, names: &Names) {
+        let is_busy = |asked: &mut Asked| asked.done < asked.told;
+        drop(self.turn.is_done.wait_timeout_while(self.turn.asked(), patience, is_busy));
         self.turn.stopped.store(true, Ordering::SeqCst);
         let _turn = self.turn.take();
         for part in names.parts().unwrap_or_default() {
@@ -107,6 +124,7 @@ impl Work {
         let mut said = false;
         while told.recv().is_ok() {
             while told.try_recv().is_ok() {}
+            let up_to = self.turn.asked().told;
             if let Err((file, error)) = self.compress_all()
                 && !self.is_stopped()
                 && !std::mem::replace(&mut said, true)
@@ -117,6 +135,8 @@ impl Work {
                     file.display()
                 );
             }
+            self.turn.asked().done = up_to;
+            self.turn.is_done.notify_all();
         }
     }
 
@@ -418,6 +438,22 @@ mod tests {
             assert_eq!(std::fs::read(&path).expect("the original"), content());
             assert!(!with(&packed, PART).exists(), "what is of no use takes room");
         }
+    }
+
+    /// As after the rotations of a short run.
+    #[test]
+    fn all_that_was_told_of_is_compressed_at_the_end_if_there_is_time() {
+        let directory = tempfile::tempdir().expect("temp dir");
+        let newer = "out.2026-11-21T161600.123456Z.jsonl";
+        let names = Names::of(&directory.path().join("out.jsonl"));
+        let (how, rotation) = (Compression::Gzip, Rotation::default());
+        let compressor = Compressor::start(names.clone(), how, rotation).expect("a thread");
+        for name in [NAME, newer] {
+            std::fs::write(directory.path().join(name), content()).expect("write");
+            compressor.tell();
+        }
+        compressor.finish(Duration::from_secs(60), &names);
+        assert_eq!(files(directory.path()), [NAME, newer].map(|name| format!("{name}.gz")));
     }
 
     #[test]

@@ -296,9 +296,9 @@ impl FileSink {
         }
     }
 
-    pub(super) fn stop_compressing(&self) {
+    pub(super) fn finish_compressing(&self, patience: Duration) {
         if let Some(compressor) = &self.rotating.compressor {
-            compressor.stop(&Names::of(&self.place));
+            compressor.finish(patience, &Names::of(&self.place));
         }
     }
 }
