@@ -278,3 +278,27 @@ fn nobody_gets_an_output_that_was_rotated_while_its_buffer_is_dead_and_main_hold
     seqs.sort_unstable();
     assert_eq!(seqs, (1..=61).collect::<Vec<u64>>(), "{}", ended.describe());
 }
+
+/// All of it is written at the end: the thread that compresses has hardly begun.
+#[test]
+fn what_a_short_run_has_set_aside_is_compressed_at_its_end() {
+    let mut left = Vec::new();
+    // A busy disk may need more time than a stop has.
+    for _ in 0..5 {
+        let place = Place::new();
+        place.jobs(200);
+        place.config("[buffer]\nflush_records = 1000000\nflush_after = \"1h\"\n");
+        place.work_script("");
+        let keys = "file = \"out.jsonl\"\nrotate_bytes = \"10KiB\"\ncompress = \"gzip\"";
+        place.write("pings.toml", place.read("pings.toml").replace("file = \"out.jsonl\"", keys));
+        place.start().wait().assert_exit(0);
+        let (packed, plain): (Vec<_>, Vec<_>) =
+            place.rotated().into_iter().partition(|name| name.ends_with(".gz"));
+        assert!(packed.len() + plain.len() >= 2, "{packed:?} {plain:?}");
+        if plain.is_empty() {
+            return;
+        }
+        left.push(plain.len());
+    }
+    panic!("files that were not compressed: {left:?}");
+}
