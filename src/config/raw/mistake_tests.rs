@@ -117,6 +117,18 @@ fn a_value_of_a_wrong_type_is_said_with_its_place_for_every_key() {
 }
 
 #[test]
+fn who_writes_no_text_where_only_some_are_known_is_told_which() {
+    for (lines, told) in [
+        ("[output]\nsync = true", "this is true; allowed: \"always\", \"never\", or a duration"),
+        ("[output]\nformat = 5", "this is the number 5; allowed: "),
+        ("[log]\nlevel = 3", "this is the number 3; allowed: "),
+    ] {
+        let mistake = only_mistake(&format!("{WORKER}{lines}"));
+        assert!(mistake.contains(told) && !mistake.contains("did you mean"), "{mistake}");
+    }
+}
+
+#[test]
 fn the_caret_is_below_the_whole_value_for_every_key() {
     for (table, key) in keys() {
         let (text, ..) = file_with(&table, key, "2026-01-31");

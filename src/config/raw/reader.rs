@@ -122,8 +122,14 @@ pub(super) fn text<T>(
 ) -> impl Fn(&mut Resolver<'_>, &Value<'_>, &Origin) -> Option<T> {
     move |resolver, value, origin| {
         let DeValue::String(written) = value.get_ref() else {
-            let suggestion = number_of(value).map(|number| format!("\"{number}\""));
-            return resolver.refuse(origin, wrong_type(value, "a text").suggest(suggestion));
+            let number = number_of(value);
+            let mut wrong = wrong_type(value, "a text");
+            // What a text in its place would be told; a number may be meant as one.
+            match parse(number.as_deref().unwrap_or_default()) {
+                Err(refused) => wrong.allowed = refused.allowed,
+                Ok(_) => wrong.suggestion = number.map(|number| format!("\"{number}\"")),
+            }
+            return resolver.refuse(origin, wrong);
         };
         let text = resolver.text(written, origin)?;
         resolver.parsed(&text, origin, &parse)

@@ -114,6 +114,7 @@ fn about() -> About {
         finite: true,
         output: "/tmp/out.jsonl".into(),
         own_sink: false,
+        format: "JsonLines".into(),
         dead_letters: None,
         log_file: None,
         kinds: vec![Kind {

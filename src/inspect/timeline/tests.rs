@@ -47,6 +47,7 @@ fn run(workers: u16, main: Main, events: &[(f64, Option<usize>, What)]) -> LastR
             finite: false,
             output: "out".into(),
             own_sink: false,
+            format: "JsonLines".into(),
             dead_letters: None,
             log_file: None,
             kinds: vec![kind],
