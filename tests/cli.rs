@@ -294,6 +294,7 @@ fn an_output_or_spool_that_cannot_be_written_exits_with_74() {
 fn place_with_pending_work() -> (Place, Vec<String>) {
     let (place, _) = place();
     let jobs = place.jobs(100);
+    place.work_script("[ -e calm ] || sleep 0.2");
     let run = place.run_work(&["-P", "2", "-j", "2"]).start();
     run.until_started(10);
     run.signal(Signal::TERM);

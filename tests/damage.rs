@@ -16,10 +16,11 @@ const LANE: u64 = 1 << 17;
 fn place() -> Place {
     let place = Place::new();
     place.jobs(JOBS);
-    // So long that some are left when it is killed.
-    place.work_script("sleep 0.02");
+    // However late it is killed, some are left then.
+    place.work_script("[ ${1#job-} -le 34 ] || until [ -e calm ]; do sleep 0.02; done; sleep 0.02");
     let tables = format!(
-        "[buffer]\nflush_after = \"1h\"\n\n[spool]\nlane = \"{LANE}\"\n\n[shutdown]\ndeadline = \"1s\"\n"
+        "[buffer]\nflush_after = \"1h\"\n\n[spool]\nlane = \"{LANE}\"\n\n[shutdown]\ndeadline = \"20s\"\n\
+         flush_reserve = \"19s\"\n"
     );
     place.config(&tables);
     place
@@ -46,6 +47,7 @@ fn ring(place: &Place, lane: u64) -> (File, u64) {
 }
 
 fn finish(place: &Place, boot: Option<&str>) -> Ended {
+    place.write("calm", "");
     // As long as it takes: a sync of a busy disk can take seconds.
     let run = place.command(&["run", "pings.toml", "--deadline", "60s"]);
     let ended = match boot {
@@ -60,12 +62,16 @@ fn finish(place: &Place, boot: Option<&str>) -> Ended {
 #[test]
 fn a_damaged_lane_is_put_aside_and_its_jobs_are_run_again() {
     for lane in 0..2 {
-        let place = place();
-        kill_all(&place, JOBS / 2);
-        let (file, ring) = ring(&place, lane);
-        let mut damaged = [0; 40];
-        file.read_exact_at(&mut damaged, ring + 100).expect("read");
-        assert_ne!(damaged, [0; 40], "nothing was published in lane {lane}");
+        // A worker may be so late that it has published nothing.
+        let published = (0..5).find_map(|_| {
+            let place = place();
+            kill_all(&place, JOBS / 2);
+            let (file, ring) = ring(&place, lane);
+            let mut bytes = [0; 40];
+            file.read_exact_at(&mut bytes, ring + 100).expect("read");
+            (bytes != [0; 40]).then_some((place, file, ring))
+        });
+        let (place, file, ring) = published.expect("something is published in each lane");
         file.write_all_at(&[0xa5; 40], ring + 100).expect("write");
         let ran = place.started().len();
         let ended = finish(&place, None);
@@ -112,7 +118,7 @@ fn a_job_whose_text_was_damaged_fails_and_says_so_and_is_never_run() {
     let (file, _) = ring(&place, 0);
     file.write_all_at(b"job-66", at as u64).expect("write");
     gate.open();
-    let ended = place.command(&["run", "pings.toml"]).finish();
+    let ended = place.command(&["run", "pings.toml", "--deadline", "60s"]).finish();
     ended.assert_exit(3);
     assert!(ended.stderr.contains("1 jobs are damaged, and fail"), "{}", ended.stderr);
     let results = place.results();

@@ -107,7 +107,7 @@ fn stopped_with_a_frozen(test: &str, role: &str) -> Option<(Place, Vec<String>, 
     let told = std::time::Instant::now();
     let ended = run.wait();
     // What a busy machine may add to the deadline.
-    assert!(told.elapsed() < Duration::from_secs(4 + 3), "{}", ended.describe());
+    assert!(told.elapsed() < Duration::from_secs(4 + 30), "{}", ended.describe());
     log::assert_nothing_out_of_order(&ended.log());
     Balance::of(&ended.log()).assert_even();
     place.results().assert_at_most_once(&jobs);
@@ -246,9 +246,13 @@ fn a_stop_during_any_step_of_a_recovery_is_an_ordered_one() {
         run.until_written(1);
         run.until_started(20);
         for process in run.of_program() {
-            process.handle().expect("a living process").send(Signal::KILL);
+            process.handle().map(|process| process.send(Signal::KILL));
         }
         assert_eq!(run.wait_for_main().signal, Some(9));
+        // A buffer in a sync goes when that is done.
+        support::wait_until("the end of all", WATCHDOG, || {
+            Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
+        });
         let before = place.results().len();
         let (ended, held) = stopped_at(&place, call, |trace| trace.contains(&format!("{call}(")));
         assert!(held, "{call} was not called, this shows nothing");
@@ -392,7 +396,10 @@ fn above_the_limit_of_deaths_it_stops_in_order_with_1_and_names_who_died_and_of_
     for _ in 0..3 {
         let worker = run.until("a worker that was not killed yet", |run| {
             let mut workers = run.of_program();
-            workers.retain(|it| it.comm == "worker ping/1" && !killed.contains(&it.pid));
+            // A command that is not executed yet has the name of its worker.
+            let is_child = |it: &Process| it.parent == run.pid();
+            workers.retain(|it| is_child(it) && it.comm == "worker ping/1");
+            workers.retain(|it| !killed.contains(&it.pid));
             workers.first().cloned()
         });
         assert!(worker.handle().is_some_and(|worker| worker.send(Signal::KILL)));

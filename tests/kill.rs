@@ -354,7 +354,7 @@ fn a_command_that_kills_its_worker_each_time_takes_none_of_its_neighbours_with_i
 fn another_number_of_workers_or_jobs_goes_on_with_what_is_kept() {
     let place = Place::new();
     let jobs = place.jobs(300);
-    place.work_script("sleep 0.002");
+    place.work_script("[ -e calm ] || sleep 0.05");
     let shapes = [
         ["-P", "2", "-j", "2"],
         ["-P", "5", "-j", "1"],
@@ -375,6 +375,7 @@ fn another_number_of_workers_or_jobs_goes_on_with_what_is_kept() {
         }
         run.wait();
     }
+    place.write("calm", "");
     place.run_work(&["-P", "4", "-j", "4"]).start().wait().assert_exit(0);
     place.results().assert_exactly_once(&jobs);
 }

@@ -201,8 +201,9 @@ fn two_signals_at_once_are_one_request() {
     let before = Before::of(&place);
     let run = place.run_work(&OPTIONS).start();
     run.until_started(4);
-    run.signal(Signal::TERM);
-    run.signal(Signal::INT);
+    // Nothing is looked up between the two.
+    let main = run.supervisor().handle().expect("a living supervisor");
+    assert!(main.send(Signal::TERM) && main.send(Signal::INT));
     let ended = run.wait();
     log::assert_full_stop(&ended.log(), 2);
     assert_eq!(judge(&place, &before, &ended, &jobs), End::Stopped);

@@ -17,14 +17,21 @@ const RESERVE: Duration = Duration::from_secs(2);
 /// What a busy machine may add to it.
 const GRACE: Duration = Duration::from_secs(3);
 
-const TABLES: &str = "[shutdown]\ndeadline = \"3s\"\nflush_reserve = \"2s\"\n";
-
 /// A place with jobs that do `body`, and a deadline that a test can wait for.
 fn place(count: usize, body: &str) -> (Place, Vec<String>) {
+    place_with(count, body, "[shutdown]\ndeadline = \"3s\"\nflush_reserve = \"2s\"\n")
+}
+
+/// The same, where nobody is to come near a deadline, however busy the machine is.
+fn patient_place(count: usize, body: &str) -> (Place, Vec<String>) {
+    place_with(count, body, "[shutdown]\ndeadline = \"60s\"\nflush_reserve = \"30s\"\n")
+}
+
+fn place_with(count: usize, body: &str, tables: &str) -> (Place, Vec<String>) {
     let place = Place::new();
     let jobs = place.jobs(count);
     place.work_script(body);
-    place.config(TABLES);
+    place.config(tables);
     (place, jobs)
 }
 
@@ -97,7 +104,8 @@ impl Orphans {
 /// The next start runs what is left, and in the end each job has one result and nothing is left.
 #[track_caller]
 fn goes_on(place: &Place, jobs: &[String]) -> Ended {
-    let ended = place.start().wait();
+    // As long as it takes: a sync of a busy disk can take seconds.
+    let ended = place.command(&["run", "pings.toml", "--deadline", "60s"]).finish();
     assert_whole(place, jobs, &ended);
     ended
 }
@@ -125,7 +133,7 @@ fn assert_runs(place: &Place, jobs: &[String], twice: usize) {
 
 #[test]
 fn workers_whose_main_is_killed_finish_their_jobs_and_the_results_are_written_before_all_exit() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     wait_until("the orphans know", WATCHDOG, || {
@@ -207,7 +215,7 @@ fn a_stopped_buffer_without_main_is_ended_by_the_next_start_which_writes_what_it
 
 #[test]
 fn without_main_and_buffer_the_workers_finish_and_the_next_start_writes_their_results() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     assert!(orphans.buffer.send(Signal::KILL), "it has workers to wait for");
@@ -221,7 +229,7 @@ fn without_main_and_buffer_the_workers_finish_and_the_next_start_writes_their_re
 
 #[test]
 fn a_second_daemon_exits_with_75_at_once_while_main_lives_and_names_it() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let run = place.start();
     run.until_started(IN_HAND);
@@ -241,7 +249,7 @@ fn a_second_daemon_exits_with_75_at_once_while_main_lives_and_names_it() {
 
 #[test]
 fn a_start_while_only_orphans_live_says_so_waits_for_their_jobs_and_takes_over() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     let run = place.start();
@@ -259,7 +267,7 @@ fn a_start_while_only_orphans_live_says_so_waits_for_their_jobs_and_takes_over()
 /// The last process of a run that was killed lets go of its spool first, and of its output in a moment.
 #[test]
 fn an_output_that_somebody_is_about_to_let_go_of_is_waited_for() {
-    let (place, jobs) = place(4, ":");
+    let (place, jobs) = patient_place(4, ":");
     let output = std::fs::File::create(place.path(OUTPUT)).expect("an output");
     let whole = nix::libc::flock {
         l_type: nix::libc::F_WRLCK as nix::libc::c_short,
@@ -300,7 +308,7 @@ fn a_start_ends_an_orphan_that_is_stopped_and_takes_over_within_the_deadline() {
 
 #[test]
 fn two_starts_beside_orphans_don_t_share_the_spool_one_takes_over_and_the_other_exits_with_75() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let _orphans = orphaned(&place, |_, _| ());
     let (one, two) = (place.start(), place.start());
@@ -322,7 +330,7 @@ fn two_starts_beside_orphans_don_t_share_the_spool_one_takes_over_and_the_other_
 
 #[test]
 fn a_process_that_has_taken_the_number_of_an_orphan_or_of_main_is_left_alone() {
-    let (place, jobs) = place(12, ": < gate");
+    let (place, jobs) = patient_place(12, ": < gate");
     let mut gate = place.gate();
     let orphans = orphaned(&place, |_, _| ());
     assert!(orphans.buffer.send(Signal::KILL), "it has workers to wait for");

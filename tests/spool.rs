@@ -11,7 +11,7 @@ fn pending() -> (Place, Vec<String>) {
     let place = Place::new();
     let jobs = place.jobs(80);
     place.config("");
-    place.work_script("[ -e calm ] || sleep 0.02");
+    place.work_script("[ -e calm ] || sleep 0.1");
     let run = place.start();
     run.until_started(12);
     run.signal(Signal::TERM);

@@ -270,22 +270,23 @@ fn a_storm_of_ten_thousand_signals_is_three_stop_requests_at_most_and_nothing_is
     let main = run.supervisor().handle().expect("a living supervisor");
     let children: Vec<Handle> =
         run.children(2).iter().map(|child| child.handle().expect("a living child")).collect();
-    let mut storm = || {
-        for _ in 0..5_000 {
+    let mut storm = |signals: usize| {
+        for _ in 0..signals {
             let which = seed.below(1 + children.len() as u64) as usize;
-            let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::QUIT];
+            let kinds = [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::QUIT];
             match which.checked_sub(1) {
                 // What SIGQUIT does to main is not promised.
-                None => main.send(signals[seed.below(4) as usize]),
-                Some(child) => children[child].send(signals[seed.below(5) as usize]),
+                None => main.send(kinds[seed.below(4) as usize]),
+                Some(child) => children[child].send(kinds[seed.below(5) as usize]),
             };
         }
     };
-    storm();
+    // In less than the 300 ms within which it is one request, so that the workers are told.
+    storm(500);
     run.until_logged("stopping workers (2)");
     // What comes within 300 ms of the first request is the same request.
     std::thread::sleep(Duration::from_millis(350));
-    storm();
+    storm(9_500);
     let ended = run.wait();
     let log = ended.log();
     // The second request is to be seen by what it does: code 4, since workers were killed.

@@ -113,7 +113,7 @@ pub(crate) fn prepare(
     config: &Config,
     own: Option<Box<dyn Sink>>,
     acknowledged: bool,
-    mut end: impl FnMut(Orphan),
+    end: impl FnMut(Orphan),
 ) -> Result<(Spool, Outputs), Error> {
     check_list(config)?;
     let path = spool_path(config)?;
@@ -131,33 +131,7 @@ pub(crate) fn prepare(
     }
     let mut outputs = Outputs::open(config, own)?;
     if let Some(spool) = existing.as_ref().filter(|_| keeps) {
-        end_leftovers(spool);
-        trust_again(spool, config);
-        let run = spool.run();
-        let same_boot = run.boot_id.load(Ordering::Relaxed) == proc_fs::boot_id();
-        if !same_boot {
-            // Until this run signs the spool: killed before that, it is found once more.
-            run.boots.fetch_add(1, Ordering::Release);
-        }
-        repair(spool, |orphan| {
-            // After another boot the numbers of processes mean others.
-            if same_boot {
-                end(orphan);
-            }
-        })?;
-        match &config.jobs {
-            _ if is_foreign => {}
-            Some(Origin::List(list)) if !same_boot => refill(spool, list)?,
-            Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => {
-                settle_slots(spool, acknowledged)?
-            }
-            Some(_) | None => {}
-        }
-        give_up_damaged(spool);
-        if is_foreign {
-            // While it is still theirs: none of their jobs is ever in a spool of ours.
-            forget(spool, false);
-        }
+        put_in_order(spool, config, acknowledged, is_foreign, end)?;
     }
     let spool = match existing {
         Some(spool) if keeps && !is_foreign && spool.layout.geometry == geometry => spool,
@@ -183,6 +157,44 @@ pub(crate) fn prepare(
         forget(&spool, acknowledged);
     }
     Ok((spool, outputs))
+}
+
+/// Settles what an earlier run has kept. Of another pipeline only records are left then.
+fn put_in_order(
+    spool: &Spool,
+    config: &Config,
+    acknowledged: bool,
+    is_foreign: bool,
+    mut end: impl FnMut(Orphan),
+) -> Result<(), Error> {
+    end_leftovers(spool);
+    trust_again(spool, config);
+    let run = spool.run();
+    let same_boot = run.boot_id.load(Ordering::Relaxed) == proc_fs::boot_id();
+    if !same_boot {
+        // Until this run signs the spool: killed before that, it is found once more.
+        run.boots.fetch_add(1, Ordering::Release);
+    }
+    repair(spool, |orphan| {
+        // After another boot the numbers of processes mean others.
+        if same_boot {
+            end(orphan);
+        }
+    })?;
+    match &config.jobs {
+        _ if is_foreign => {}
+        Some(Origin::List(list)) if !same_boot => refill(spool, list)?,
+        Some(Origin::Directory(_) | Origin::Own(_)) if !same_boot => {
+            settle_slots(spool, acknowledged)?
+        }
+        Some(_) | None => {}
+    }
+    give_up_damaged(spool);
+    if is_foreign {
+        // While it is still theirs: none of their jobs is ever in a spool of ours.
+        forget(spool, false);
+    }
+    Ok(())
 }
 
 /// The place in the list of a new spool that takes the place of this one, in which nothing is kept.

@@ -118,7 +118,7 @@ fn a_warning_that_is_repeated_is_said_once_with_a_count_at_the_end_and_news_are_
     let all = recorder.writes().concat();
     assert_eq!(all.matches("tick").count(), 5, "{all}");
     assert_eq!(all.matches("no room\n").count(), 2, "{all}");
-    assert_eq!(all.matches("no room (said 4 times more in 0.").count(), 1, "{all}");
+    assert_eq!(all.matches("no room (said 4 times more in ").count(), 1, "{all}");
     assert_eq!(recorder.writes().len(), 8, "{all}");
 }
 

@@ -433,11 +433,15 @@ mod tests {
 
     #[test]
     fn memory_that_is_used_counts_and_a_mapped_file_does_not() {
-        let before = private_memory().expect("/proc is mounted");
-        let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
-        let after = private_memory().expect("/proc is mounted");
-        assert!(after >= before + (48 << 20), "{before} {after}");
-        drop(taken);
+        // Other tests of this process take and give back memory of their own meanwhile.
+        let counts = (0..20).any(|_| {
+            let before = private_memory().expect("/proc is mounted");
+            let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
+            let after = private_memory().expect("/proc is mounted");
+            drop(taken);
+            (before + (48 << 20)..before + (80 << 20)).contains(&after)
+        });
+        assert!(counts);
     }
 
     #[test]

@@ -80,8 +80,8 @@ fn stubborn() -> ExitCode {
         })
         .sink(sink::json_lines("out.jsonl"))
         .shutdown(Shutdown {
-            deadline: Duration::from_millis(1500),
-            flush_reserve: Duration::from_secs(1),
+            deadline: Duration::from_secs(20),
+            flush_reserve: Duration::from_millis(19_500),
         })
         .run()
         .into()

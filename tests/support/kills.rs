@@ -99,6 +99,15 @@ impl Tally {
         // Of fewer than that some may be missing by chance.
         let least = if self.kills() < 1000 { 0 } else { 1.max(self.kills() / 2000) };
         for when in [When::Starting, When::Recovering, When::Working, When::Stopping] {
+            let kills = self.kills.iter().filter(|((it, _), _)| *it == when);
+            let kills: u64 = kills.map(|(_, count)| *count).sum();
+            if kills < least {
+                return Some(format!("{when:?}: {kills} kills of {}", self.kills()));
+            }
+            // A busy machine has hardly any of a child that has its name and is not yet at work.
+            if self.kills() < 10_000 {
+                continue;
+            }
             for who in ["source", "worker 0", "worker 1", "buffer", "main alone", "all at once"] {
                 if who == "source" && !self.sources {
                     continue;
@@ -323,7 +332,7 @@ impl<'a> Story<'a> {
             self.short = self.seed.below(2);
             if let Some(told) = told {
                 // The default deadline, and what a busy machine may add to it.
-                assert!(told.elapsed() < Duration::from_secs(8 + 4), "{}", ended.describe());
+                assert!(told.elapsed() < Duration::from_secs(8 + 30), "{}", ended.describe());
             }
             return Outcome::Ended(Box::new(Natural { ended, told: told.is_some(), buffers }));
         }

@@ -108,6 +108,10 @@ pub fn screen(text: &str) -> Vec<String> {
             }
             '\x1b' => {
                 let sequence: String = rest.by_ref().take(2).collect();
+                // Not all of it was printed yet.
+                if sequence.len() < 2 {
+                    break;
+                }
                 assert_eq!(sequence, "[K", "what else steers the terminal in {text:?}");
                 lines[row].truncate(column);
             }

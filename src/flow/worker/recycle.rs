@@ -165,6 +165,7 @@ mod tests {
     fn its_size_is_looked_at_now_and_then() {
         let recycling = recycling(u64::MAX, 1 << 50);
         assert!(recycling.look().is_some());
-        assert!(recycling.look().is_none(), "a moment later");
+        // A moment later, if nobody has stopped us in between.
+        assert!((0..50).any(|_| recycling.look().is_none()));
     }
 }

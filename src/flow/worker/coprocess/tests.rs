@@ -192,13 +192,14 @@ fn what_is_no_json_fails_the_job_and_the_next_one_gets_a_new_process() {
 fn one_that_hangs_is_killed_with_its_group_and_the_next_job_gets_a_new_one() {
     let _watchdog = HangGuard::arm("coprocesses");
     let mut settings = shell("case $line in *hang*) sleep 1000 & sleep 1000;; *) echo 1;; esac");
-    settings.timeout = Some(Duration::from_millis(200));
+    // The next job has to meet it, too.
+    settings.timeout = Some(Duration::from_secs(3));
     let all = coprocesses(&settings);
     let mut coprocess = all.of_thread();
     let group = AtomicU64::new(0);
     let note = |pid: i32, _| group.store(pid as u64, Ordering::Relaxed);
     let outcome = coprocess.run(job(b"hang"), &note);
-    assert_eq!(failure(outcome), ("timed out after 200ms".into(), true));
+    assert_eq!(failure(outcome), ("timed out after 3s".into(), true));
     wait_until("its group to be gone", || group_is_empty(group.load(Ordering::Relaxed) as i32));
     assert_eq!(value(ask(&mut coprocess, "x")), "1");
 }

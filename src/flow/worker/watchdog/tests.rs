@@ -174,7 +174,7 @@ fn the_watchdog_sleeps_until_the_first_deadline_and_then_until_there_is_another(
     let (_directory, spool) = spool();
     let settings = settings(1, 1, Duration::ZERO);
     // So long that this thread gets to run in between, however busy the machine is.
-    let timeout = Duration::from_secs(1);
+    let timeout = Duration::from_secs(3);
     let watchdog = Watchdog::new(Jobs(&spool), &settings, timeout);
     let stop = Stop::new(|| {});
     let job = claim(&spool);
