@@ -158,15 +158,15 @@ fn rotated_files_are_compressed_in_the_background_kept_as_many_as_asked_for_and_
     place.work_script("[ $1 != last ] || : < gate");
     let run = place.start();
     run.until_started(61);
-    let packed = run.until("three compressed files, and no other", |_| {
+    run.until("three compressed files, and no other", |_| {
         let rotated = place.rotated();
         let done = rotated.len() == 3 && rotated.iter().all(|name| name.ends_with(".gz"));
-        done.then_some(rotated)
+        done.then_some(())
     });
     gate.open();
     let ended = run.wait();
     ended.assert_exit(0);
-    assert!(place.rotated().len() <= 3 && place.rotated().iter().any(|it| packed.contains(it)));
+    assert!((1..=3).contains(&place.rotated().len()), "{:?}", place.files());
     assert!(!place.files().iter().any(|name| name.ends_with(".part")), "{:?}", place.files());
     let text = place.everything();
     let seqs: Vec<u64> = text.lines().map(seq).collect();

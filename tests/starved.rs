@@ -194,7 +194,8 @@ fn however_many_processes_there_may_be_nothing_is_lost_and_with_enough_all_is_do
         let ended = place.command(&["run", "pings.toml"]).under(&wrapper).finish();
         ended.assert_nothing_left();
         place.results().assert_at_most_once(&jobs);
-        if ended.code == Some(0) {
+        // Enough for the workers, and for a while not for a command of theirs: that job has failed.
+        if matches!(ended.code, Some(0 | 3)) {
             break;
         }
         failed += 1;
@@ -202,8 +203,12 @@ fn however_many_processes_there_may_be_nothing_is_lost_and_with_enough_all_is_do
         assert!(ended.stderr.contains("Resource temporarily unavailable"), "{}", ended.describe());
     }
     assert!(failed > 5, "{failed}: this shows nothing");
-    place.results().assert_exactly_once(&jobs);
-    assert!(place.results().lines.iter().all(|line| line["ok"] == true));
+    let results = place.results();
+    results.assert_exactly_once(&jobs);
+    let is_refused = |line: &serde_json::Value| {
+        line["error"].as_str().is_some_and(|error| error.contains("temporarily unavailable"))
+    };
+    assert!(results.lines.iter().all(|line| line["ok"] == true || is_refused(line)));
 }
 
 // Memory.
