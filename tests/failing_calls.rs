@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use support::inject::{Call, Fate, Traced, Tracing};
 use support::place::{OUTPUT, SPOOL, is_rotated};
-use support::{Balance, Ended, Line, Place, Process, Seed, example, log, wait_until};
+use support::{Balance, Ended, Line, Place, Seed, example, log};
 
 const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::EAGAIN];
 const JOBS: usize = 16;
@@ -186,9 +186,7 @@ fn judge(scene: &Scene, call: &Call, error: Errno, table: &mut Table) -> bool {
     assert!(code == complete || told, "nothing says what to do: {}", context());
     Balance::of(&log).assert_even();
     log::assert_nothing_out_of_order(&log);
-    wait_until("the end of all", support::WATCHDOG, || {
-        Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
-    });
+    place.until_all_have_ended();
     if code == complete {
         assert_eq!(records(&place, &ended), expected(arguments), "{}", context());
     } else {

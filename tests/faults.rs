@@ -250,9 +250,7 @@ fn a_stop_during_any_step_of_a_recovery_is_an_ordered_one() {
         }
         assert_eq!(run.wait_for_main().signal, Some(9));
         // A buffer in a sync goes when that is done.
-        support::wait_until("the end of all", WATCHDOG, || {
-            Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
-        });
+        place.until_all_have_ended();
         let before = place.results().len();
         let (ended, held) = stopped_at(&place, call, |trace| trace.contains(&format!("{call}(")));
         assert!(held, "{call} was not called, this shows nothing");

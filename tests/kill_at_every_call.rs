@@ -17,7 +17,7 @@ use std::time::Duration;
 use support::place::{OUTPUT, SPOOL, is_rotated};
 use support::{
     Balance, Ended, Launch, Line, Place, Process, Running, Seed, Signal, example, log, needs,
-    poll_until, wait_until,
+    poll_until,
 };
 
 /// Calls between which the spool or the output changes, or that others wait for.
@@ -136,7 +136,7 @@ fn crashed_place_with(list: List) -> Place {
     }
     // Or it has given up by itself, since each buffer was killed: that leaves the same.
     assert!(ended.signal == Some(9) || ended.code == Some(1), "{}", ended.describe());
-    none_left(&place);
+    place.until_all_have_ended();
     place
 }
 
@@ -309,14 +309,6 @@ fn kill(process: Process) -> bool {
     process.handle().is_some_and(|handle| handle.send(Signal::KILL))
 }
 
-/// Nothing runs any more that was started in this place.
-#[track_caller]
-fn none_left(place: &Place) {
-    wait_until("the orphans' end", support::WATCHDOG, || {
-        Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
-    });
-}
-
 /// How often each job of the list is in the output, all lines of which are whole.
 #[track_caller]
 fn times(place: &Place) -> Vec<usize> {
@@ -391,7 +383,7 @@ fn judge_death_of_main(place: &Place, point: &Point) -> bool {
     assert_eq!(first.signal, Some(9), "{}", first.describe());
     // At every other point the next start finds orphans and must wait for them itself.
     if point.number.is_multiple_of(2) {
-        none_left(place);
+        place.until_all_have_ended();
     }
     let second = durable(place, point.list).finish();
     let told = || format!("{}\n{}", first.describe(), second.describe());
@@ -520,7 +512,7 @@ fn everything_killed_at_any_call_of_a_rotation_that_names_a_file_loses_and_doubl
     Sweep::run(&points, &seed, |point| {
         let place = place();
         let killed = kill_all_when_the_buffer_calls(&place, point);
-        none_left(&place);
+        place.until_all_have_ended();
         let second = durable(&place, list).finish();
         assert_eq!((second.code, second.signal), (Some(0), None), "{}", second.describe());
         second.assert_nothing_left();

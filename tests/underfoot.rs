@@ -4,9 +4,7 @@
 mod support;
 
 use support::place::{OUTPUT, SPOOL};
-use support::{
-    Balance, Ended, Place, Process, Running, Signal, WATCHDOG, example, needs, tool, wait_until,
-};
+use support::{Balance, Ended, Place, Running, Signal, example, needs, tool};
 
 /// A pipeline of that many jobs that take a moment each, of which the last waits at the gate.
 fn place(jobs: usize) -> (Place, Vec<String>) {
@@ -162,9 +160,7 @@ fn a_spool_that_is_cut_while_it_is_mapped_ends_the_run_with_74_and_not_in_a_cras
         let ended = run.wait();
         let context = || format!("cut to {bytes}\n{}", ended.describe());
         assert_eq!((ended.code, ended.signal), (Some(74), None), "{}", context());
-        wait_until("the end of all", WATCHDOG, || {
-            Process::marked(&place.name).iter().all(Process::is_zombie).then_some(())
-        });
+        place.until_all_have_ended();
         let deaths = ended.stderr.matches("the spool can't be accessed any more").count();
         assert!((1..=8).contains(&deaths), "{deaths} deaths\n{}", context());
         let told = ended.stderr.contains("Move the spool away, then start again");

@@ -91,12 +91,12 @@ impl About {
     /// what is no file.
     pub(crate) fn has_files_of(&self, config: &Config) -> bool {
         let is_file = !matches!(config.output.format, Format::Own(_) | Format::Sqlite { .. });
-        let dead_letters = config.dead_letters.as_deref().map(absolute);
+        let theirs = About::of(config, self.run_id, None, []);
         is_file
-            && !self.own_sink
-            && self.output == absolute(&config.output.file)
-            && self.format == format!("{:?}", config.output.format)
-            && self.dead_letters == dead_letters
+            && self.own_sink == theirs.own_sink
+            && self.output == theirs.output
+            && self.format == theirs.format
+            && self.dead_letters == theirs.dead_letters
     }
 
     /// Writes it into the spool. Killed half-way, there is none.

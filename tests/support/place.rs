@@ -1,6 +1,6 @@
 //! A place of its own for each test: a directory, and the program under a name of its own.
 
-use super::{Results, Running, program, tool};
+use super::{Process, Results, Running, program, tool};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -190,6 +190,14 @@ impl Place {
     #[track_caller]
     pub fn start(&self) -> Running<'_> {
         self.command(&["run", "pings.toml"]).start()
+    }
+
+    /// Waits until no process of any of its runs lives.
+    #[track_caller]
+    pub fn until_all_have_ended(&self) {
+        super::wait_until("the end of all", super::WATCHDOG, || {
+            Process::marked(&self.name).iter().all(Process::is_zombie).then_some(())
+        });
     }
 
     /// `procsig run -o out.jsonl` with these options and this command, not started yet.

@@ -26,6 +26,15 @@ impl HangGuard {
     }
 }
 
+#[track_caller]
+pub(super) fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let until = clock::now() + Duration::from_secs(60);
+    while !there() {
+        assert!(clock::now() < until, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// What has happened, in order.
 type Notes = Mutex<Vec<&'static str>>;
 

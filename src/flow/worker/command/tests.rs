@@ -1,7 +1,7 @@
 //! Commands run for jobs, and their results read back.
 
 use super::*;
-use crate::flow::worker::tests::HangGuard;
+use crate::flow::worker::tests::{HangGuard, wait_until};
 use crate::sys::{pidfd::PidFd, proc_fs};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -278,13 +278,8 @@ fn what_a_command_leaves_behind_is_left_alone_and_does_not_hold_up_the_job() {
     let outcome = run(&runner, b"");
     assert_eq!(encoded(result(&outcome))["stdout"], "done\n");
     // `yes` may have noticed already that nobody reads it; `sleep` has its environment in a moment.
-    let until = clock::now() + Duration::from_secs(20);
-    let left = loop {
-        let left = proc_fs::marked(&[&runner.run_marker]);
-        if !left.is_empty() || clock::now() >= until {
-            break left;
-        }
-    };
+    wait_until("what it has left", || !proc_fs::marked(&[&runner.run_marker]).is_empty());
+    let left = proc_fs::marked(&[&runner.run_marker]);
     assert!(!left.is_empty() && left.len() <= 2, "{left:?}");
     proc_fs::kill_marked(&[&runner.run_marker], clock::now() + Duration::from_secs(60));
     assert!(proc_fs::marked(&[&runner.run_marker]).is_empty());

@@ -1,7 +1,7 @@
 //! Coprocesses that run for real, and do what they should not.
 
 use super::*;
-use crate::flow::worker::tests::HangGuard;
+use crate::flow::worker::tests::{HangGuard, wait_until};
 use crate::sys::proc_fs;
 use std::path::Path;
 
@@ -54,15 +54,6 @@ fn failure(outcome: Outcome) -> (String, bool) {
             (error, retry)
         }
         other => panic!("not failed: {other:?}"),
-    }
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
-    let until = clock::now() + Duration::from_secs(60);
-    while !there() {
-        assert!(clock::now() < until, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
